@@ -1,0 +1,115 @@
+"""The words of the project as values: nodes of a snapshot, content references, faults, intents and gates."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import msgspec
+
+
+class Kind(enum.IntEnum):
+    """Type of a node. Values are stored in the catalog: append only."""
+
+    FILE = 0
+    DIR = 1
+    SYMLINK = 2
+    FIFO = 3
+    SOCKET = 4
+    CHAR = 5
+    BLOCK = 6
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a snapshot with all its metadata. A Struct, not a dataclass: a million of them are made while planning.
+
+    ``path`` is relative to the restored root, without leading slash; ``b""`` is the root itself. ``mode`` holds the
+    permission bits with setuid, setgid and sticky (0o7777). ``rdev`` is a ``dev_t`` as ``os.makedev`` makes it.
+    ``link_key`` is equal for the names of one inode with several links, else ``None``. ``content`` is opaque to
+    everything but the source that made it.
+    """
+
+    path: bytes
+    kind: Kind
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    atime_ns: int = 0
+    size: int = 0
+    link_target: bytes = b""
+    rdev: int = 0
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    link_key: tuple[int, int] | None = None
+    content: bytes = b""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something of a snapshot that cannot be planned: a damaged tree, a hostile name. The rest goes on."""
+
+    path: bytes
+    errno: int
+    detail: str
+
+
+class FileRef(NamedTuple):
+    """What a source needs to deliver the content of one file. ``path`` is relative to the restored root."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    content: bytes
+
+
+class Piece(NamedTuple):
+    """Verified bytes of a file at ``offset``. What lies between pieces is zero (a hole)."""
+
+    offset: int
+    data: bytes | memoryview
+
+
+class Lane(enum.IntEnum):
+    """Why a file is restored now; lower values go first."""
+
+    DEMAND = 0
+    PREDICTED = 1
+    BACKGROUND = 2
+
+
+class Intent(enum.IntEnum):
+    """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice."""
+
+    READ = 0
+    WRITE = 1
+    TRUNCATE = 2
+
+
+class Gate(enum.IntEnum):
+    """Who may go on: those who only read (content complete), or all (content durable, marker removed)."""
+
+    READ = 0
+    ALL = 1
+
+
+class Task(NamedTuple):
+    """A waiting thread, for people: thread id, thread group id and command name."""
+
+    tid: int
+    tgid: int
+    comm: str
+
+
+class Fault(NamedTuple):
+    """A task needs content that is not there. ``range`` is (offset, length) in bytes, ``None`` for the whole file.
+
+    ``ticket`` names the wait to the interceptor that made it; ``since_ns`` is CLOCK_MONOTONIC; ``inode_handle`` is the
+    file handle of the inode (type and bytes as ``linux.handles`` makes it), ``marker`` the raw value of its marker.
+    """
+
+    ticket: int
+    inode_handle: bytes
+    marker: bytes
+    intent: Intent
+    task: Task
+    since_ns: int
+    range: tuple[int, int] | None = None
