@@ -102,13 +102,15 @@ class Task(NamedTuple):
 class Fault(NamedTuple):
     """A task needs content that is not there. ``range`` is (offset, length) in bytes, ``None`` for the whole file.
 
-    ``ticket`` names the wait to the interceptor that made it; ``since_ns`` is CLOCK_MONOTONIC; ``inode_handle`` is the
-    file handle of the inode (type and bytes as ``linux.handles`` makes it), ``marker`` the raw value of its marker.
+    ``row`` is the catalog row that the marker (or the inode number) leads to; ``ticket`` names the wait to the
+    interceptor that made it; ``since_ns`` is CLOCK_MONOTONIC. ``handle`` is the file handle of the inode as
+    ``linux.handles`` makes it, empty where the interceptor already knows that the inode is the one of that row (a user may
+    copy a file together with its marker; the handle tells such a copy from the placeholder).
     """
 
     ticket: int
-    inode_handle: bytes
-    marker: bytes
+    row: int
+    handle: bytes
     intent: Intent
     task: Task
     since_ns: int

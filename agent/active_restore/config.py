@@ -1,0 +1,42 @@
+"""What a restore was asked to do, as one value that survives in the state directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Existing = Literal["refuse", "metadata", "content"]
+InterceptorName = Literal["auto", "bpf", "fanotify"]
+
+
+def state_root() -> Path:
+    """Where state of running restores lives; durable over a reboot."""
+    return Path(os.environ.get("ACTIVE_RESTORE_STATE", "/var/lib/active-restore"))
+
+
+def run_root() -> Path:
+    """Where sockets live; gone after a reboot."""
+    return Path(os.environ.get("ACTIVE_RESTORE_RUN", "/run/active-restore"))
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
+
+    ``limit_bytes_per_s`` is 0 for no limit; ``workers`` 0 lets the agent choose; ``fault_timeout_s`` is how long tasks
+    wait for a source that cannot be reached.
+    """
+
+    source: str
+    target: str
+    snapshot: str = "latest"
+    subfolder: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    existing: Existing = "refuse"
+    interceptor: InterceptorName = "auto"
+    limit_bytes_per_s: int = 0
+    fault_timeout_s: float = 600.0
+    workers: int = 0

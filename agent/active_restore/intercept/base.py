@@ -1,0 +1,69 @@
+"""The interface of every interceptor; the contract suite in tests/intercept runs against each implementation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from active_restore.model import Fault, Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Territory:
+    """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
+    with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot.
+    """
+
+    root: str
+    restore_id: str
+    marker_prefix: bytes
+    run_dir: str
+
+
+class Interceptor(Protocol):
+    """Life: ``arm``, ``add`` (any number of times), ``laid``, ``serve`` in ``serve_threads`` threads, ``disarm``.
+
+    After a crash of the agent a new one calls ``adopt`` instead of ``arm`` ... ``laid`` and gets every wait again.
+    """
+
+    name: str
+    serve_threads: int
+
+    def arm(self, territory: Territory) -> None:
+        """Start to guard; there are no placeholders yet. Raises ``CapabilityMissing``, ``TargetError`` or ``Busy``."""
+
+    def add(self, inodes: Iterable[tuple[int, int]]) -> None:
+        """Guard these ``(row, inode number)`` pairs; called before they become visible."""
+
+    def laid(self) -> None:
+        """Everything was added and is about to become visible."""
+
+    def adopt(self, territory: Territory) -> bool:
+        """Take over what a dead agent left; ``False`` where nothing is left (then ``arm``, ``add`` and ``laid`` follow)."""
+
+    def serve(self, on_fault: Callable[[Fault], None]) -> None:
+        """Deliver faults in this thread until ``disarm`` or ``leave``. ``on_fault`` may take long and must not raise."""
+
+    def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
+        """Open the gate of an inode and let these waiting tasks go on. Idempotent; tasks that are gone are ignored."""
+
+    def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
+        """Let these waiting tasks go on with an error; the placeholder stays guarded."""
+
+    def exempt(self, tid: int) -> None:
+        """This thread of ours, or this single-threaded child, is never held."""
+
+    def unexempt(self, tid: int) -> None:
+        """Take that back; call it before the thread id can be used again."""
+
+    def leave(self) -> None:
+        """The agent ends but the guard stays: tasks wait for the next agent."""
+
+    def abandon(self, errno: int) -> None:
+        """The agent ends and the guard stays: every access to a placeholder is refused with ``errno``."""
+
+    def disarm(self) -> None:
+        """No placeholder is left: release whoever still waits, end every hook, leave no trace."""

@@ -1,0 +1,5 @@
+"""The restore itself, in three steps: plan a snapshot into the catalog, lay placeholders in a hidden staging directory and
+reveal them, then fill them by demand and in the background until nothing is left.
+
+Not guaranteed here: that nobody reads a placeholder. That is the interceptor's work; this package only calls functions.
+"""

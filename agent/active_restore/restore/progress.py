@@ -1,0 +1,131 @@
+"""What is told about a restore: events as they happen and a status at any time. Printers live outside the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from active_restore.model import Lane, Task
+
+Phase = Literal["planning", "laying", "restoring", "verifying", "done", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The snapshot was read: this is what will be restored. ``files`` counts files with content to restore."""
+
+    files: int
+    bytes: int
+    entries: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every placeholder is in place and guarded: the system may run."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaultServed:
+    """A task waited for a file and may go on."""
+
+    path: bytes
+    task: Task
+    waited_ms: float
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file cannot be restored; tasks that open it get this errno. ``detail`` says why."""
+
+    path: bytes
+    errno: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something people should know that is not an error (metadata that could not be set, source unreachable...)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end. ``files`` and ``bytes`` are what was restored, ``refused`` how many files could not be."""
+
+    files: int
+    bytes: int
+    faults: int
+    refused: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that waits now."""
+
+    path: bytes
+    task: Task
+    waited_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCount:
+    """What came by one lane."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
+
+    phase: Phase
+    target: str
+    source: str
+    snapshot: str
+    interceptor: str
+    seconds: float
+    files_total: int = 0
+    bytes_total: int = 0
+    files_done: int = 0
+    bytes_done: int = 0
+    refused: int = 0
+    faults: int = 0
+    rate_bytes_per_s: float = 0.0
+    eta_s: float | None = None
+    paused: bool = False
+    limit_bytes_per_s: int = 0
+    source_unreachable_s: float = 0.0
+    lanes: dict[str, LaneCount] = field(default_factory=dict)
+    waiting: tuple[Waiting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A status that goes out by itself, about once a second."""
+
+    status: Status
+
+
+Event = Planned | Ready | FaultServed | Refused | Notice | Done | Progress
+
+
+class Reporter(Protocol):
+    """Takes events. Called from several threads; must not block for long and must not raise."""
+
+    def event(self, event: Event) -> None:
+        """One thing that happened."""
+
+
+class SilentReporter:
+    """Says nothing."""
+
+    def event(self, event: Event) -> None:
+        """Drop it."""
