@@ -6,6 +6,7 @@ Format: Linux ``Documentation/bpf/btf.rst``. Only the base BTF (``/sys/kernel/bt
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,16 +129,20 @@ class Btf:
         return self._resolve(self._named(Kind.STRUCT, name))
 
     def member(self, struct_name: str, path: str) -> Member:
-        """A member by its dotted path (``"sa.sa_handler"``). Raises ``BtfError`` naming struct and member."""
-        base = bits = bit_offset = 0
+        """A member by its path (``"action[17].sa.sa_handler"``). Raises ``BtfError`` naming struct and member."""
+        bits = bit_offset = 0
         current = self.struct(struct_name)
-        for part in path.split("."):
+        for part in re.findall(r"\w+|\[\d+\]", path):
+            if part[0] == "[" and current.element is not None and int(part[1:-1]) < current.count:
+                current, bits = current.element, 0
+                bit_offset += int(part[1:-1]) * current.size * 8
+                continue
             found = self._find(current.id, part, 0) if current.kind in _COMPOSITES else None
             if found is None:
                 raise BtfError(f"The kernel's BTF has no member {path} in struct {struct_name}.")
             type_id, begin, bits = found
-            bit_offset = base + begin
-            base, current = bit_offset, self._resolve(type_id)
+            bit_offset += begin
+            current = self._resolve(type_id)
         return Member(path.rpartition(".")[2], current, bit_offset // 8, bit_offset, bits)
 
     def has_member(self, struct_name: str, path: str) -> bool:

@@ -1,0 +1,141 @@
+"""BPF objects by the bare bpf() system call: maps, pins, links. No bcc, no libbpf; see bpf(2) and uapi/linux/bpf.h."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from typing import TYPE_CHECKING, Self
+
+from active_restore.linux.libc import check, libc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
+_LOOKUP, _UPDATE, _DELETE = 1, 2, 3
+_OBJ_PIN, _OBJ_GET, _INFO = 6, 7, 15
+_TAKE, _LOOKUP_BATCH, _UPDATE_BATCH = 21, 24, 26
+_INFO_BYTES = 128
+ANY, NO_EXIST, EXIST = 0, 1, 2
+
+
+def bpf(command: int, attributes: bytes, what: str) -> int:
+    """bpf(2). Raises ``OSError`` with ``what`` as its file name."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return check(libc.syscall(_SYS_BPF, command, ctypes.byref(buffer), len(attributes)), what)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map, program or link a name in bpffs, where it outlives us."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    bpf(_OBJ_PIN, struct.pack("=QII", ctypes.addressof(name), fd, 0), str(path))
+
+
+def open_pin(path: Path) -> int:
+    """A new descriptor of a pinned object; the caller closes it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0), str(path))
+
+
+class Map:
+    """A map. Keys and values are bytes of exactly ``key_bytes`` and ``value_bytes``; owns its descriptor."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd, self.name = fd, name
+        info = ctypes.create_string_buffer(_INFO_BYTES)
+        bpf(_INFO, struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info)), name)
+        _type, _id, self.key_bytes, self.value_bytes, self.max_entries = struct.unpack_from("=5I", info)
+
+    @classmethod
+    def pinned(cls, path: Path) -> Self:
+        """The map with this pin. Raises ``OSError``."""
+        return cls(open_pin(path), path.name)
+
+    def close(self) -> None:
+        """Give the descriptor back; pins and programs keep the map."""
+        os.close(self.fd)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or ``None``."""
+        return self._value(_LOOKUP, key)
+
+    def take(self, key: bytes) -> bytes | None:
+        """The value, removed in the same step, or ``None``. Hash maps, Linux 5.14."""
+        return self._value(_TAKE, key)
+
+    def put(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        """Store a value. Raises ``OSError``: E2BIG where the map is full, EEXIST or ENOENT by ``flags``."""
+        value_buffer = ctypes.create_string_buffer(value, self.value_bytes)
+        self._element(_UPDATE, key, ctypes.addressof(value_buffer), flags)
+
+    def remove(self, key: bytes) -> bool:
+        """Whether the key was there."""
+        try:
+            self._element(_DELETE, key, 0, 0)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def put_many(self, keys: bytes, values: bytes, count: int) -> None:
+        """Store ``count`` keys and values that lie one behind the other. Raises ``OSError``."""
+        if len(keys) != count * self.key_bytes or len(values) != count * self.value_bytes:
+            raise ValueError(f"{self.name}: sizes of keys and values do not fit {count} entries")
+        if count:
+            keys_at, values_at = _address(keys), _address(values)
+            bpf(_UPDATE_BATCH, struct.pack("=QQQQIIQQ", 0, 0, keys_at, values_at, count, self.fd, 0, 0), self.name)
+
+    def items(self, chunk: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a hash map. Entries that come or go meanwhile may be missed."""
+        chunk = min(chunk, self.max_entries)
+        keys = ctypes.create_string_buffer(chunk * self.key_bytes)
+        values = ctypes.create_string_buffer(chunk * self.value_bytes)
+        token = ctypes.create_string_buffer(max(8, self.key_bytes))
+        begin, done = 0, False
+        while not done:
+            count, done = self._lookup_batch(begin, ctypes.addressof(token), keys, values, chunk)
+            for index in range(count):
+                yield (
+                    keys[index * self.key_bytes : (index + 1) * self.key_bytes],
+                    values[index * self.value_bytes : (index + 1) * self.value_bytes],
+                )
+            begin = ctypes.addressof(token)
+
+    def _lookup_batch(
+        self, begin: int, token: int, keys: ctypes.Array[ctypes.c_char], values: ctypes.Array[ctypes.c_char], chunk: int
+    ) -> tuple[int, bool]:
+        """(entries read, whether these were the last)."""
+        keys_at, values_at = ctypes.addressof(keys), ctypes.addressof(values)
+        attributes = struct.pack("=QQQQIIQQ", begin, token, keys_at, values_at, chunk, self.fd, 0, 0)
+        buffer = ctypes.create_string_buffer(attributes, len(attributes))
+        result = libc.syscall(_SYS_BPF, _LOOKUP_BATCH, ctypes.byref(buffer), len(attributes))
+        done = result < 0 and ctypes.get_errno() == errno.ENOENT
+        if not done:
+            check(result, self.name)
+        (count,) = struct.unpack_from("=I", buffer, 32)
+        return count, done
+
+    def _value(self, command: int, key: bytes) -> bytes | None:
+        value = ctypes.create_string_buffer(self.value_bytes)
+        try:
+            self._element(command, key, ctypes.addressof(value), 0)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
+    def _element(self, command: int, key: bytes, value_at: int, flags: int) -> None:
+        if len(key) != self.key_bytes:
+            raise ValueError(f"{self.name}: a key has {self.key_bytes} bytes, not {len(key)}")
+        key_buffer = ctypes.create_string_buffer(key, len(key))
+        bpf(command, struct.pack("=I4xQQQ", self.fd, ctypes.addressof(key_buffer), value_at, flags), self.name)
+
+
+def _address(data: bytes) -> int:
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0

@@ -1,0 +1,163 @@
+"""Compile ``bpf/*.bpf.c`` with bcc, load, attach and pin it: the only importer of bcc.
+
+All of that happens in a short-lived child (``python -m active_restore.ebpf.program``), and the agent takes the pinned
+maps and links. So the agent never holds a compiler in memory, bcc may change the working directory and print as it
+likes, and a fresh start takes the same way as the adoption after a crash.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from active_restore.ebpf import abi, headers, maps
+from active_restore.errors import CapabilityMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+    from active_restore.ebpf.btf import Btf
+
+_TIMEOUT_S = 120
+_LOG_LINES = 12
+
+
+class Step(enum.StrEnum):
+    """How far to go."""
+
+    COMPILE = "compile"
+    PIN = "pin"
+
+
+class ProgramError(CapabilityMissing):
+    """A program cannot be compiled, or this kernel does not take it. The hint holds the end of the log."""
+
+    code = "bpf_program"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What the child needs. ``pins`` is a directory in bpffs that does not exist yet (``None`` for ``Step.COMPILE``)."""
+
+    source: str
+    include: str
+    headers: str
+    step: Step
+    pins: str | None
+    defines: Mapping[str, int]
+
+
+def load(name: str, tree: Path, pins: Path, defines: Mapping[str, int]) -> None:
+    """Load and attach ``bpf/<name>.bpf.c`` and pin its maps (``map_*``), programs and links (``link_*``) in ``pins``.
+
+    ``tree`` is made by ``headers.write_headers``. The directory appears whole or not at all.
+    Raises ``ProgramError``, and ``CapabilityMissing`` where bcc is missing.
+    """
+    _run(_build(name, tree, defines, Step.PIN, str(pins)), platform.machine())
+
+
+def compile_only(name: str, tree: Path, machine: str, defines: Mapping[str, int]) -> None:
+    """Compile for the processor ``machine`` and stop before the kernel's verifier. Raises as ``load`` does."""
+    _run(_build(name, tree, defines, Step.COMPILE, None), machine)
+
+
+def header_tree(btf: Btf, cache_dir: Path) -> Path:
+    """``headers.write_headers`` for this processor."""
+    return headers.write_headers(btf, platform.machine(), cache_dir)
+
+
+def import_bcc() -> ModuleType:
+    """The BPF Compiler Collection. Raises ``CapabilityMissing`` where it is missing or is PyPI's unrelated ``bcc``."""
+    hint = "Install the package python3-bpfcc and use the system's Python (or a venv with --system-site-packages)."
+    try:
+        bcc = importlib.import_module("bcc")
+    except ImportError as error:
+        raise CapabilityMissing(f"The BPF Compiler Collection is missing ({error}).", hint) from None
+    if not hasattr(bcc, "BPF"):
+        raise CapabilityMissing(f"{bcc.__file__} is not the BPF Compiler Collection but another module named bcc.", hint)
+    return bcc
+
+
+def _build(name: str, tree: Path, defines: Mapping[str, int], step: Step, pins: str | None) -> Build:
+    directory = abi.source_dir()
+    return Build(str(directory / f"{name}.bpf.c"), str(directory), str(tree), step, pins, defines)
+
+
+def _run(build: Build, machine: str) -> None:
+    package = Path(__file__).resolve().parents[2]
+    environment = {
+        **os.environ,
+        "BCC_KERNEL_SOURCE": build.headers,
+        "ARCH": headers.ARCHITECTURES[machine].source_dir,
+        "PYTHONPATH": str(package),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(asdict(build)),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    log = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if done.returncode == CapabilityMissing.exit_code and log:
+        message, _, hint = log[-1].partition("\t")
+        raise CapabilityMissing(message, hint)
+    raise ProgramError(
+        f"{Path(build.source).name} cannot be {'compiled' if build.step is Step.COMPILE else 'loaded'} on this kernel.",
+        "\n".join(log[-_LOG_LINES:]),
+    )
+
+
+def _child() -> int:
+    build = json.load(sys.stdin)
+    try:
+        bcc = import_bcc()
+    except CapabilityMissing as error:
+        print(f"{error}\t{error.hint}", file=sys.stderr)
+        return error.exit_code
+    flags = [f"-I{build['include']}", f"-I{build['headers']}/include", "-Wall", "-Werror", "-Wno-unused-function"]
+    flags += [f"-D{name}={value}" for name, value in build["defines"].items()]
+    text = Path(build["source"]).read_bytes()
+    if build["step"] == Step.COMPILE:
+        return 0 if _compile(bcc, text, flags) else 1
+    _pin(bcc.BPF(text=text, cflags=flags), bcc, Path(build["pins"]))
+    return 0
+
+
+def _compile(bcc: ModuleType, text: bytes, flags: list[str]) -> bool:
+    """BPF() would load every function, too."""
+    import ctypes
+
+    array = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
+    return bool(bcc.lib.bpf_module_create_c_from_string(text, 0, array, len(flags), True, None))
+
+
+def _pin(module: Any, bcc: ModuleType, pins: Path) -> None:
+    """Maps first, links last, all in a directory that gets its name when it is complete."""
+    pins.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pins.with_name(f"{pins.name}.{os.getpid()}")
+    scratch.mkdir()
+    for index in range(bcc.lib.bpf_num_tables(module.module)):
+        name = bcc.lib.bpf_table_name(module.module, index).decode()
+        maps.pin(module[name].map_fd, scratch / f"map_{name}")
+    for fds in (module.lsm_fds, module.raw_tracepoint_fds):
+        for name, fd in fds.items():
+            maps.pin(fd, scratch / f"link_{name.decode()}")
+    scratch.rename(pins)
+
+
+if __name__ == "__main__":
+    sys.exit(_child())

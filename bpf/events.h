@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The ABI between the programs and the agent: map keys, map values and events. Declared here and nowhere else:
+ * agent/active_restore/ebpf/abi.py reads this file. Only fixed-width members and char arrays, no implicit padding.
+ */
+#ifndef ACTIVE_RESTORE_EVENTS_H
+#define ACTIVE_RESTORE_EVENTS_H
+
+/* What a task wants; values of model.Intent. */
+enum intent { INTENT_READ = 0, INTENT_WRITE = 1, INTENT_TRUNCATE = 2 };
+
+enum hook { HOOK_OPEN = 1, HOOK_TRUNCATE = 2, HOOK_PERMISSION = 3, HOOK_MMAP = 4, HOOK_FILE_TRUNCATE = 5 };
+
+/* How a waiting thread is held: its call restarts again and again, or its process is stopped. */
+enum hold { HOLD_SPIN = 0, HOLD_STOP = 1 };
+
+enum policy { POLICY_NONE = 0, POLICY_EXEMPT = 1, POLICY_BACKGROUND = 2, POLICY_REFUSE = 3 };
+
+/* Slots of the array "state", written by the agent.
+ * HEARTBEAT: CLOCK_MONOTONIC ns of the last sign of life. GUARD: thread group that holds the fanotify guard, or 0.
+ * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives. */
+enum state { STATE_HEARTBEAT = 0, STATE_GUARD = 1, STATE_ABANDON = 2, STATE_HOLD = 3, STATE_SLOTS = 4 };
+
+/* Slots of the array "counts": everything that was lost, refused or passed on, by reason. */
+enum count {
+	COUNT_HELD = 0,
+	COUNT_RING_FULL = 1,
+	COUNT_WAITERS_FULL = 2,
+	COUNT_ODD_KERNEL = 3,
+	COUNT_ODD_SYSCALL = 4,
+	COUNT_ODD_TRACED = 5,
+	COUNT_ODD_SIGCONT = 6,
+	COUNT_ODD_UNSIGNALLED = 7,
+	COUNT_TO_GUARD = 8,
+	COUNT_TRY_AGAIN = 9,
+	COUNT_POLICY_REFUSED = 10,
+	COUNT_SLOTS = 11,
+};
+
+/* Value of "gate", keyed by inode number / 64: one bit for each inode.
+ * readers: who only reads waits; writers: who may write waits; ranged: opens pass, reads and mappings wait. */
+struct gate_word {
+	u64 readers;
+	u64 writers;
+	u64 ranged;
+};
+
+/* Key of "extents": the value has one bit for each unit (1 << UNIT_SHIFT bytes) of a ranged inode that is there. */
+struct extent_key {
+	u64 ino;
+	u64 word;
+};
+
+/* A waiting thread: value of "waiters" (keyed by thread id, written by the kernel side) and event in the ring.
+ * Times are CLOCK_MONOTONIC, start_ns is the start of the thread (CLOCK_BOOTTIME). length is ~0 where unknown. */
+struct wait {
+	u64 ino;
+	u64 since_ns;
+	u64 start_ns;
+	u64 passes;
+	u64 position;
+	u64 length;
+	u32 generation;
+	u32 tid;
+	u32 tgid;
+	u32 intent;
+	u32 hook;
+	u32 hold;
+	u32 policy;
+	u32 syscall;
+	char comm[16];
+};
+
+/* What the agent orders for one wait: value of "orders", keyed by thread id. Written by the agent only.
+ * verdict: errno that ends the wait, or 0. hold: enum hold for this thread. */
+struct order {
+	u64 since_ns;
+	u32 verdict;
+	u32 hold;
+};
+
+/* Value of "devices", keyed by device number (kernel encoding: major << 20 | minor). Counts only grow.
+ * depth = issued - completed. Slot n of a histogram counts latencies of [2^n, 2^(n+1)) microseconds. */
+struct device_load {
+	u64 own_issued;
+	u64 own_completed;
+	u64 own_bytes;
+	u64 own_latency_ns;
+	u64 foreign_issued;
+	u64 foreign_completed;
+	u64 foreign_bytes;
+	u64 foreign_latency_ns;
+	u64 foreign_latency_log2_us[24];
+};
+
+#endif

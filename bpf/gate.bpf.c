@@ -1,0 +1,557 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
+ * the inode is open, so that a waiting task holds no kernel lock.
+ *
+ * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, EXTENT_WORDS, RING_PAGES, RANGES (0 or 1).
+ */
+#include <kernel.h>
+#include <arch.h>
+#include <events.h>
+
+#define MAX_WAITERS 16384
+#define MAX_POLICIES 1024
+
+BPF_F_TABLE("hash", u64, struct gate_word, gate, GATE_WORDS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct extent_key, u64, extents, EXTENT_WORDS, BPF_F_NO_PREALLOC);
+/* Preallocated: entering a wait must not depend on free memory. */
+BPF_F_TABLE("hash", u32, struct wait, waiters, MAX_WAITERS, 0);
+BPF_F_TABLE("hash", u32, struct order, orders, MAX_WAITERS, BPF_F_NO_PREALLOC);
+/* Thread or thread group id -> its start in clock ticks since boot, so that a reused id is not exempt. */
+BPF_F_TABLE("hash", u32, u64, exempt, MAX_POLICIES, BPF_F_NO_PREALLOC);
+struct command {
+	char comm[16];
+};
+BPF_F_TABLE("hash", struct command, u32, commands, MAX_POLICIES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", u64, u32, cgroups, MAX_POLICIES, BPF_F_NO_PREALLOC);
+BPF_ARRAY(state, u64, STATE_SLOTS);
+BPF_ARRAY(counts, u64, COUNT_SLOTS);
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+
+#define SIGCONT 18
+#define SIGSTOP 19
+#define SIGNAL_BIT(n) (1UL << ((n) - 1))
+#define STOP_SIGNALS (SIGNAL_BIT(19) | SIGNAL_BIT(20) | SIGNAL_BIT(21) | SIGNAL_BIT(22))
+#define SIG_IGN 1
+#define EIO 5
+#define EAGAIN 11
+#define ENOMEM 12
+#define EACCES 13
+#define ENOSPC 28
+#define ETIMEDOUT 110
+#define ECANCELED 125
+#define ERESTARTNOINTR 513
+#define O_ACCMODE 3
+#define O_TRUNC 01000
+#define FMODE_CREATED 0x100000
+#define MAY_WRITE 2
+/* PF_KTHREAD, PF_USER_WORKER (6.4 and later; unused bit before), PF_IO_WORKER: io_uring's threads are user workers. */
+#define PF_WORKERS (0x200000 | 0x4000 | 0x10)
+#define HEARTBEAT_STALE_NS 3000000000ULL
+#define NS_PER_TICK 10000000ULL /* of /proc/PID/stat: USER_HZ is 100 */
+#define CGROUP_LEVELS 8
+#define UNIT_SHIFT 20
+#define WORD_SHIFT (UNIT_SHIFT + 6)
+#define MAX_EXTENT_WORDS 34 /* one read or write moves less than 2 GiB */
+#define MAX_IOVECS 8
+#define UNKNOWN (~0ULL)
+
+struct access {
+	u64 ino;
+	u64 position;
+	u64 length;
+	u32 generation;
+	u32 intent;
+	u32 hook;
+};
+
+static __always_inline void count(u32 slot)
+{
+	int index = slot;
+	u64 *value = counts.lookup(&index);
+	if (value)
+		lock_xadd(value, 1);
+}
+
+static __always_inline u64 read_state(int slot)
+{
+	u64 *value = state.lookup(&slot);
+	return value ? *value : 0;
+}
+
+static __always_inline bool is_held(u64 ino, u32 intent)
+{
+	u64 word = ino >> 6;
+	struct gate_word *bits = gate.lookup(&word);
+	if (!bits)
+		return false;
+	return ((intent == INTENT_READ ? bits->readers : bits->writers) >> (ino & 63)) & 1;
+}
+
+/* 6.12's verifier wants to see that a hook returns -4095..0: constants, not a number from a map. */
+static __always_inline int refusal(u32 errno)
+{
+	if (errno == EAGAIN)
+		return -EAGAIN;
+	if (errno == ENOMEM)
+		return -ENOMEM;
+	if (errno == EACCES)
+		return -EACCES;
+	if (errno == ENOSPC)
+		return -ENOSPC;
+	if (errno == ETIMEDOUT)
+		return -ETIMEDOUT;
+	if (errno == ECANCELED)
+		return -ECANCELED;
+	return -EIO;
+}
+
+static __always_inline bool is_exempt(struct task_struct *task, u32 tid, u32 tgid)
+{
+	u64 *since = exempt.lookup(&tgid);
+	if (since && *since == task->group_leader->start_boottime / NS_PER_TICK)
+		return true;
+	since = exempt.lookup(&tid);
+	return since && *since == task->start_boottime / NS_PER_TICK;
+}
+
+/* A cgroup's policy covers its descendants; the innermost one that has a policy decides, then the command's name. */
+static __always_inline u32 find_policy(void)
+{
+	struct command command = {};
+	u32 found = POLICY_NONE;
+	u32 *policy;
+
+#pragma unroll
+	for (int level = 0; level < CGROUP_LEVELS; level++) {
+		u64 id = bpf_get_current_ancestor_cgroup_id(level);
+		policy = id ? cgroups.lookup(&id) : 0;
+		if (policy)
+			found = *policy;
+	}
+	if (found)
+		return found;
+	bpf_get_current_comm(command.comm, sizeof(command.comm));
+	policy = commands.lookup(&command);
+	return policy ? *policy : POLICY_NONE;
+}
+
+/* Why this thread cannot be held by a restarted call: 0 or the slot in counts. */
+static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs *regs, u32 hook, bool is_waiter)
+{
+	u32 nr = CALL_NUMBER(regs);
+	bool compat = IS_COMPAT(regs);
+	unsigned long handler;
+
+	/* Workers have no user mode to restart in; exec by the kernel itself (modprobe) has not entered it yet. */
+	if (task->flags & PF_WORKERS || !FROM_USER_MODE(regs))
+		return COUNT_ODD_KERNEL;
+	if (hook == HOOK_OPEN && !is_opening(nr, compat))
+		return COUNT_ODD_SYSCALL;
+	if ((hook == HOOK_TRUNCATE || hook == HOOK_FILE_TRUNCATE) && !is_truncating(nr, compat) && !is_opening(nr, compat))
+		return COUNT_ODD_SYSCALL;
+	if (hook == HOOK_PERMISSION && (compat || (range_kind(nr) == RANGE_UNKNOWN && !is_restartable_access(nr))))
+		return COUNT_ODD_SYSCALL;
+	if (hook == HOOK_MMAP && (compat || range_kind(nr) != RANGE_MMAP))
+		return COUNT_ODD_SYSCALL;
+	/* The agent itself traces threads that it parks. */
+	if (task->ptrace && !is_waiter)
+		return COUNT_ODD_TRACED;
+	/* Our SIGCONT would run their handler, or stay queued where it is blocked. */
+	handler = (unsigned long)task->sighand->sigcont_handler;
+	if (handler > SIG_IGN || task->blocked_signals[0] & SIGNAL_BIT(SIGCONT))
+		return COUNT_ODD_SIGCONT;
+	return 0;
+}
+
+/* Make a signal pending, so that the kernel restarts the call. Returns 0, or what bpf_send_signal said. */
+static __always_inline long interrupt(struct task_struct *task, u32 hold)
+{
+	unsigned long stops;
+	long failed;
+
+	if (hold == HOLD_STOP)
+		return bpf_send_signal(SIGSTOP);
+	if (task->thread_flags & (1UL << TIF_SIGPENDING))
+		return 0;
+	stops = (task->signal->shared_pending[0] | task->pending_signals[0]) & STOP_SIGNALS;
+	failed = bpf_send_signal_thread(SIGSTOP);
+	/* A user's stop is under way and our SIGCONT would swallow it: the process stops, as the user wishes. */
+	if (failed || stops || task->signal->shared_pending[0] & STOP_SIGNALS)
+		return failed;
+	/* SIGCONT takes the queued SIGSTOP away, TIF_SIGPENDING stays: the thread restarts its call without stopping. */
+	return bpf_send_signal(SIGCONT);
+}
+
+/* STOP while nobody is there to let the thread spin for. */
+static __always_inline u32 choose_hold(u64 now, struct order *order, u64 since_ns)
+{
+	u64 beat = read_state(STATE_HEARTBEAT);
+
+	if (!beat || now > beat + HEARTBEAT_STALE_NS)
+		return HOLD_STOP;
+	if (order && order->since_ns == since_ns && order->hold == HOLD_STOP)
+		return HOLD_STOP;
+	return read_state(STATE_HOLD);
+}
+
+static __always_inline int serve_oddly(u32 oddity, u32 hook)
+{
+	count(oddity);
+	/* The guard sees opens only; it lies behind this hook in the same open. */
+	if (hook == HOOK_OPEN && read_state(STATE_GUARD)) {
+		count(COUNT_TO_GUARD);
+		return 0;
+	}
+	count(COUNT_TRY_AGAIN);
+	return -EAGAIN;
+}
+
+/* The first pass of a wait. Entered before it is signalled, signalled before it is reported: no SIGCONT of the agent
+ * can overtake the SIGSTOP, and an agent that dies in between leaves the entry for the next one. */
+static __always_inline int enter(struct task_struct *task, struct pt_regs *regs, struct access *access, u32 policy)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct wait wait = {};
+	bool entered;
+	u32 tid = id;
+
+	wait.ino = access->ino;
+	wait.since_ns = bpf_ktime_get_ns();
+	wait.start_ns = task->start_boottime;
+	wait.passes = 1;
+	wait.position = access->position;
+	wait.length = access->length;
+	wait.generation = access->generation;
+	wait.tid = tid;
+	wait.tgid = id >> 32;
+	wait.intent = access->intent;
+	wait.hook = access->hook;
+	wait.policy = policy;
+	wait.syscall = CALL_NUMBER(regs);
+	wait.hold = choose_hold(wait.since_ns, 0, 0);
+	bpf_get_current_comm(wait.comm, sizeof(wait.comm));
+
+	entered = waiters.update(&tid, &wait) == 0;
+	if (!entered) {
+		/* Never stop a process that no agent would find: it spins until there is room. */
+		count(COUNT_WAITERS_FULL);
+		wait.hold = HOLD_SPIN;
+	}
+	if (interrupt(task, wait.hold)) {
+		waiters.delete(&tid);
+		return serve_oddly(COUNT_ODD_UNSIGNALLED, access->hook);
+	}
+	if (!entered)
+		return -ERESTARTNOINTR;
+	count(COUNT_HELD);
+	if (events.ringbuf_output(&wait, sizeof(wait), 0)) {
+		count(COUNT_RING_FULL);
+		/* A spinning thread comes back and reports again; a stopped one is found in the map. */
+		if (wait.hold == HOLD_SPIN)
+			waiters.delete(&tid);
+	}
+	return -ERESTARTNOINTR;
+}
+
+/* A later pass of the same wait. */
+static __always_inline int wait_on(struct task_struct *task, struct wait *wait, struct order *order, u32 tid)
+{
+	u32 hold;
+
+	if (order && order->since_ns == wait->since_ns && order->verdict) {
+		u32 verdict = order->verdict;
+		orders.delete(&tid);
+		waiters.delete(&tid);
+		return refusal(verdict);
+	}
+	hold = choose_hold(bpf_ktime_get_ns(), order, wait->since_ns);
+	wait->passes++;
+	wait->hold = hold;
+	if (interrupt(task, hold)) {
+		u32 hook = wait->hook;
+		waiters.delete(&tid);
+		return serve_oddly(COUNT_ODD_UNSIGNALLED, hook);
+	}
+	return -ERESTARTNOINTR;
+}
+
+/* The content is not there: what the hook returns. */
+static __always_inline int hold(struct access *access)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs((void *)task);
+	u64 id = bpf_get_current_pid_tgid();
+	struct order *order;
+	struct wait *wait;
+	u32 tid = id, policy, oddity;
+	bool same;
+
+	if (is_exempt(task, tid, id >> 32))
+		return 0;
+	policy = find_policy();
+	if (policy == POLICY_EXEMPT)
+		return 0;
+	if (policy == POLICY_REFUSE) {
+		count(COUNT_POLICY_REFUSED);
+		return -EAGAIN;
+	}
+	if (read_state(STATE_ABANDON))
+		return refusal(read_state(STATE_ABANDON));
+
+	wait = waiters.lookup(&tid);
+	/* An entry may be left from an earlier wait of this thread, or of a dead thread with the same id. */
+	same = wait && wait->ino == access->ino && wait->start_ns == task->start_boottime && wait->hook == access->hook &&
+	       wait->position == access->position && wait->intent == access->intent;
+	oddity = find_oddity(task, regs, access->hook, same);
+	if (oddity)
+		return serve_oddly(oddity, access->hook);
+	if (!same)
+		return enter(task, regs, access, policy);
+	order = orders.lookup(&tid);
+	return wait_on(task, wait, order, tid);
+}
+
+static __always_inline u32 intent_of(u32 flags)
+{
+	if (flags & O_TRUNC)
+		return INTENT_TRUNCATE;
+	return flags & O_ACCMODE ? INTENT_WRITE : INTENT_READ;
+}
+
+LSM_PROBE(file_open, struct file *file, int ret)
+{
+	struct access access = {};
+
+	if (ret)
+		return ret;
+	if (file->f_inode->i_sb->s_dev != TARGET_DEV)
+		return 0;
+	access.ino = file->f_inode->i_ino;
+	access.intent = intent_of(file->f_flags);
+	if (!is_held(access.ino, access.intent))
+		return 0;
+	/* Just created under the number of a deleted placeholder; a restarted O_EXCL would find its own file. */
+	if (file->f_mode & FMODE_CREATED)
+		return 0;
+	access.generation = file->f_inode->i_generation;
+	access.length = UNKNOWN;
+	access.hook = HOOK_OPEN;
+	return hold(&access);
+}
+
+/* The inode of a pointer that the verifier would trust although it may be null (a direct load oopsed 6.12). */
+static __always_inline bool read_inode(struct access *access, struct inode *inode)
+{
+	struct super_block *sb = 0;
+	u32 dev = 0;
+
+	bpf_probe_read_kernel(&sb, sizeof(sb), &inode->i_sb);
+	bpf_probe_read_kernel(&dev, sizeof(dev), &sb->s_dev);
+	bpf_probe_read_kernel(&access->ino, sizeof(access->ino), &inode->i_ino);
+	bpf_probe_read_kernel(&access->generation, sizeof(access->generation), &inode->i_generation);
+	return dev == TARGET_DEV;
+}
+
+/* truncate(2) opens nothing. */
+LSM_PROBE(path_truncate, struct path *path, int ret)
+{
+	struct access access = {};
+	struct dentry *dentry = 0;
+	struct inode *inode = 0;
+
+	if (ret)
+		return ret;
+	bpf_probe_read_kernel(&dentry, sizeof(dentry), &path->dentry);
+	bpf_probe_read_kernel(&inode, sizeof(inode), &dentry->d_inode);
+	if (!read_inode(&access, inode) || !is_held(access.ino, INTENT_WRITE))
+		return 0;
+	access.intent = INTENT_TRUNCATE;
+	access.length = UNKNOWN;
+	access.hook = HOOK_TRUNCATE;
+	return hold(&access);
+}
+
+/* A thread that ends waits no more, and the holder of the guard guards no more: its descriptors close after this. */
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id;
+	int slot = STATE_GUARD;
+	u64 *guard;
+
+	waiters.delete(&tid);
+	orders.delete(&tid);
+	guard = state.lookup(&slot);
+	if (guard && *guard == id >> 32 && task->signal->live == 0)
+		*guard = 0;
+	return 0;
+}
+
+#if RANGES
+
+static __always_inline bool is_ranged(u64 ino)
+{
+	u64 word = ino >> 6;
+	struct gate_word *bits = gate.lookup(&word);
+	return bits && (bits->ranged >> (ino & 63)) & 1;
+}
+
+/* Whether every unit of [position, end) is there. */
+static __always_inline bool is_present(u64 ino, u64 position, u64 end)
+{
+	struct extent_key key = { .ino = ino, .word = position >> WORD_SHIFT };
+	u64 first = position >> UNIT_SHIFT, last = (end - 1) >> UNIT_SHIFT;
+
+	for (int i = 0; i < MAX_EXTENT_WORDS; i++) {
+		u64 *bits = extents.lookup(&key);
+		u64 wanted = ~0ULL;
+		if (key.word == first >> 6)
+			wanted &= ~0ULL << (first & 63);
+		if (key.word == last >> 6)
+			wanted &= ~0ULL >> (63 - (last & 63));
+		if (!bits || (*bits & wanted) != wanted)
+			return false;
+		if (key.word == last >> 6)
+			return true;
+		key.word++;
+	}
+	return false;
+}
+
+static __always_inline u64 sum_iovecs(u64 vector, u64 vectors)
+{
+	u64 sum = 0;
+
+	if (vectors > MAX_IOVECS)
+		return UNKNOWN;
+#pragma unroll
+	for (int i = 0; i < MAX_IOVECS; i++) {
+		u64 bytes = 0;
+		if (i < vectors && !bpf_probe_read_user(&bytes, sizeof(bytes), (void *)(vector + i * 16 + 8)))
+			sum += bytes;
+	}
+	return sum;
+}
+
+static __always_inline u64 user_position(u64 pointer, u64 f_pos)
+{
+	u64 position = UNKNOWN;
+
+	if (!pointer)
+		return f_pos;
+	bpf_probe_read_user(&position, sizeof(position), (void *)pointer);
+	return position;
+}
+
+/* Position and length from the registers of the system call; the whole file where they cannot be known. */
+static __always_inline void decode_range(struct access *access, struct pt_regs *regs, u64 f_pos)
+{
+	u32 kind = IS_COMPAT(regs) ? RANGE_UNKNOWN : range_kind(CALL_NUMBER(regs));
+	u64 position = UNKNOWN, length = UNKNOWN;
+
+	if (kind == RANGE_FPOS) {
+		position = f_pos;
+		length = CALL_ARG2(regs);
+	} else if (kind == RANGE_ARG3) {
+		position = CALL_ARG3(regs);
+		length = CALL_ARG2(regs);
+	} else if (kind == RANGE_FPOS_IOV || kind == RANGE_ARG3_IOV) {
+		position = kind == RANGE_FPOS_IOV ? UNKNOWN : CALL_ARG3(regs);
+		if (position == UNKNOWN)
+			position = f_pos;
+		length = sum_iovecs(CALL_ARG1(regs), CALL_ARG2(regs));
+	} else if (kind == RANGE_SENDFILE) {
+		position = user_position(CALL_ARG2(regs), f_pos);
+		length = CALL_ARG3(regs);
+	} else if (kind == RANGE_SPLICE) {
+		position = user_position(CALL_ARG1(regs), f_pos);
+		length = CALL_ARG4(regs);
+	} else if (kind == RANGE_MMAP) {
+		position = CALL_ARG5(regs);
+		length = CALL_ARG1(regs);
+	}
+	if (position == UNKNOWN || position + length < position) {
+		position = 0;
+		length = UNKNOWN;
+	}
+	access->position = position;
+	access->length = length;
+}
+
+/* What the hook returns for an access to a range. size: bytes in the file; nothing waits for what lies behind it. */
+static __always_inline int hold_range(struct access *access, u64 size)
+{
+	u64 end = access->length == UNKNOWN ? size : access->position + access->length;
+
+	if (end > size)
+		end = size;
+	if (access->position >= end || is_present(access->ino, access->position, end))
+		return 0;
+	return hold(access);
+}
+
+static __always_inline struct pt_regs *current_regs(void)
+{
+	return (struct pt_regs *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+}
+
+LSM_PROBE(file_permission, struct file *file, int mask, int ret)
+{
+	struct access access = {};
+
+	if (ret)
+		return ret;
+	if (file->f_inode->i_sb->s_dev != TARGET_DEV)
+		return 0;
+	access.ino = file->f_inode->i_ino;
+	if (!is_ranged(access.ino))
+		return 0;
+	access.generation = file->f_inode->i_generation;
+	access.intent = mask & MAY_WRITE ? INTENT_WRITE : INTENT_READ;
+	access.hook = HOOK_PERMISSION;
+	decode_range(&access, current_regs(), file->f_pos);
+	return hold_range(&access, file->f_inode->i_size);
+}
+
+LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags, int ret)
+{
+	struct access access = {};
+	struct inode *inode = 0;
+	u64 size = 0;
+
+	if (ret)
+		return ret;
+	/* An anonymous mapping has no file, and the verifier would drop a test for that. */
+	bpf_probe_read_kernel(&inode, sizeof(inode), &file->f_inode);
+	if (!inode || !read_inode(&access, inode) || !is_ranged(access.ino))
+		return 0;
+	bpf_probe_read_kernel(&size, sizeof(size), &inode->i_size);
+	access.intent = INTENT_READ;
+	access.hook = HOOK_MMAP;
+	decode_range(&access, current_regs(), 0);
+	return hold_range(&access, size);
+}
+
+#ifdef HAVE_FILE_TRUNCATE
+LSM_PROBE(file_truncate, struct file *file, int ret)
+{
+	struct access access = {};
+
+	if (ret)
+		return ret;
+	if (file->f_inode->i_sb->s_dev != TARGET_DEV)
+		return 0;
+	access.ino = file->f_inode->i_ino;
+	if (!is_ranged(access.ino))
+		return 0;
+	access.generation = file->f_inode->i_generation;
+	access.intent = INTENT_TRUNCATE;
+	access.length = UNKNOWN;
+	access.hook = HOOK_FILE_TRUNCATE;
+	return hold(&access);
+}
+#endif
+
+#endif
