@@ -92,7 +92,7 @@ class ControlClient:
     def _ask(self, request: messages.Request) -> Answer:
         try:
             self._socket.sendall(messages.request_line(request))
-            line = self._answers.readline(messages.MAX_LINE_BYTES)
+            line = self._answers.readline(messages.MAX_ANSWER_BYTES)
         except OSError as error:
             raise self._unreachable(error) from error
         if not line:

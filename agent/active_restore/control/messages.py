@@ -19,8 +19,11 @@ from active_restore.restore.progress import LaneCount, Phase, Status, Waiting
 
 VERSION = 1
 MAX_LINE_BYTES = 2 << 20
-"""Longest line either side takes; a request with ``MAX_PATHS`` paths of the greatest length fits."""
+"""Longest request; one with ``MAX_PATHS`` paths of the greatest length fits."""
+MAX_ANSWER_BYTES = 8 << 20
+"""Longest answer; a status with ``MAX_WAITING`` paths of the greatest length fits."""
 MAX_PATHS = 64
+MAX_WAITING = 256
 _MAX_PATH_BYTES = 4096  # PATH_MAX
 _MAX_LIMIT = 1 << 62
 
@@ -113,6 +116,12 @@ class WaitingText(PathText):
     task: TaskText
     waited_ms: float
 
+    @classmethod
+    def waiting(cls, waiting: Waiting) -> WaitingText:
+        """The text of a task that waits."""
+        task = TaskText(tid=waiting.task.tid, tgid=waiting.task.tgid, comm=plain(waiting.task.comm))
+        return cls(**path_fields(waiting.path), task=task, waited_ms=waiting.waited_ms)
+
 
 class LaneText(BaseModel):
     """What came by a lane, see ``progress.LaneCount``."""
@@ -137,7 +146,7 @@ class StatusText(BaseModel):
     refused: int
     faults: int
     rate_bytes_per_s: float
-    eta_s: float | None
+    eta_s: float | None = None
     paused: bool
     limit_bytes_per_s: int
     source_unreachable_s: float
@@ -146,7 +155,7 @@ class StatusText(BaseModel):
 
     @classmethod
     def of(cls, status: Status) -> StatusText:
-        """The text of a status; of many waiting tasks the first thousand are told."""
+        """The text of a status; of many waiting tasks the first ``MAX_WAITING`` are told."""
         return cls(
             phase=status.phase,
             target=plain(status.target),
@@ -166,7 +175,7 @@ class StatusText(BaseModel):
             limit_bytes_per_s=status.limit_bytes_per_s,
             source_unreachable_s=status.source_unreachable_s,
             lanes={name: LaneText(files=lane.files, bytes=lane.bytes) for name, lane in status.lanes.items()},
-            waiting=[_waiting_text(waiting) for waiting in status.waiting[:1000]],
+            waiting=[WaitingText.waiting(waiting) for waiting in status.waiting[:MAX_WAITING]],
         )
 
     def to_status(self) -> Status:

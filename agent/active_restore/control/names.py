@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from typing import TypedDict
-
-from typing_extensions import NotRequired
+from typing import NotRequired, TypedDict
 
 
 class PathFields(TypedDict):

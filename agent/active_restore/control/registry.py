@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from active_restore.config import run_root, state_root
 from active_restore.control.names import shown
 from active_restore.errors import ActiveRestoreError, CapabilityMissing, NotRunning
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FILE = "restore.json"
 _SOCKET = "control.sock"
