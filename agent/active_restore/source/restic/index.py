@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENTRY = struct.Struct("=IIII")
 _ROWS_PER_SLOT = 8
+_MAX_EQUAL_KEYS = 64
 
 
 class Location(NamedTuple):
@@ -47,7 +48,8 @@ class _Layout(NamedTuple):
     def of(cls, blobs: int, packs: int, fan_bits: int) -> _Layout:
         entries = 8 * blobs
         fan = entries + 16 * blobs
-        tails = fan + 4 * ((1 << fan_bits) + 1)
+        # One more than needed, so that the next section is aligned to 8 bytes.
+        tails = fan + 4 * ((1 << fan_bits) + 2)
         start = tails + 24 * blobs
         return cls(entries, fan, tails, start, start + 32 * packs)
 
@@ -172,10 +174,12 @@ class IndexBuilder:
         keys = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(np.uint64)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
+        # Nobody has that many copies of a blob; ids made to collide would turn every look-up into a long search.
+        crowded = np.flatnonzero(keys[_MAX_EQUAL_KEYS:] == keys[:-_MAX_EQUAL_KEYS]) + _MAX_EQUAL_KEYS
+        order, keys = np.delete(order, crowded), np.delete(keys, crowded)
         fan_bits = max(1, (len(keys) // _ROWS_PER_SLOT).bit_length())
-        slots = np.arange((1 << fan_bits) + 1, dtype=np.float64)
-        starts = [np.uint64(int(slot) << (64 - fan_bits)) for slot in slots[:-1]]
-        fan = np.append(np.searchsorted(keys, np.array(starts, np.uint64)), len(keys)).astype(np.uint32)
+        starts = np.arange(1 << fan_bits, dtype=np.uint64) << np.uint64(64 - fan_bits)
+        fan = np.append(np.searchsorted(keys, starts), (len(keys), len(keys))).astype(np.uint32)
         shape = (len(keys), len(self._packs), fan_bits)
         parts: list[Any] = [keys, entries[order], fan, ids[order][:, 8:], b"".join(self._packs)]
         return BlobIndex(_shared(parts, _Layout.of(*shape).total), shape)
@@ -188,7 +192,7 @@ def _shared(parts: list[Any], total: int) -> int:
         os.ftruncate(descriptor, max(total, 1))
         with mmap.mmap(descriptor, max(total, 1)) as memory:
             for part in parts:
-                memory.write(part if isinstance(part, bytes) else np.ascontiguousarray(part).data.cast("B"))
+                memory.write(part if isinstance(part, bytes) else np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     except BaseException:
         os.close(descriptor)
         raise

@@ -16,15 +16,8 @@ _SIMPLE = {
 def unquote(quoted: str) -> bytes:
     """The bytes of a name. Raises ``ValueError`` for what Go would refuse to unquote."""
     raw = quoted.encode()
-    if b'"' in raw.replace(b'\\"', b"") or b"\n" in raw:
-        # A quote inside the quotes or a raw line feed ends a Go string; the replace is exact enough: \\" is refused below.
-        return _unquote_strictly(raw)
-    if b"\\" not in raw:
+    if b"\\" not in raw and b'"' not in raw and b"\n" not in raw:
         return raw
-    return _unquote_strictly(raw)
-
-
-def _unquote_strictly(raw: bytes) -> bytes:
     plain = _ESCAPE.sub(b"", raw)
     if b'"' in plain or b"\n" in plain:
         raise ValueError("unescaped quote or line feed in a quoted name")
