@@ -92,7 +92,7 @@ class Gate(enum.IntEnum):
 
 
 class Task(NamedTuple):
-    """A waiting thread, for people: thread id, thread group id and command name."""
+    """A waiting thread, for people: thread id, thread group id (0: not looked up yet) and command name."""
 
     tid: int
     tgid: int

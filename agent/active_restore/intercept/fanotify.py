@@ -1,0 +1,244 @@
+"""The fanotify interceptor: the kernel holds the task inside open(2) until the event is answered.
+
+The keeper reads events; ``serve`` gets its faults as packets, several threads share one socket, and answers go straight
+to the group. Whole files only: an open is a fault, so SEEK_DATA, reflinks, mappings and exec need nothing of their own.
+Where the kernel has pre-content events (6.14), truncate(2) by path is held, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from active_restore.errors import CapabilityMissing, NotRunning, TargetError
+from active_restore.intercept import keepers, wire
+from active_restore.intercept.guard import answer
+from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.wire import FaultPacket
+from active_restore.linux import fanotify, tasks
+from active_restore.model import Fault, Gate, Intent, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from active_restore.intercept.base import Territory
+
+_INIT = (
+    fanotify.FAN_CLASS_PRE_CONTENT
+    | fanotify.FAN_CLOEXEC
+    | fanotify.FAN_UNLIMITED_QUEUE
+    | fanotify.FAN_UNLIMITED_MARKS
+    | fanotify.FAN_REPORT_TID
+)
+# Read-only: a writable event descriptor cannot be had for running programs, read-only mounts or immutable files, and the
+# kernel refuses the task's open where our descriptor fails.
+_EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
+
+
+def supported_mask(group: int, path: str) -> int:
+    """The events that the kernel can hold on the file system of ``path``. Raises ``OSError`` where it is none."""
+    mark = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM
+    unmark = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_FILESYSTEM
+    try:
+        fanotify.mark_path(group, mark, fanotify.FAN_PRE_ACCESS, path)
+    except OSError:
+        return fanotify.FAN_OPEN_PERM
+    fanotify.mark_path(group, unmark, fanotify.FAN_PRE_ACCESS, path)
+    return fanotify.FAN_OPEN_PERM | fanotify.FAN_PRE_ACCESS
+
+
+class FanotifyInterceptor:
+    """See ``intercept.base.Interceptor`` for what each method promises."""
+
+    name = "fanotify"
+    serve_threads = 4
+
+    def __init__(self) -> None:
+        self._territory: Territory | None = None
+        self._link: keepers.Link | None = None
+        self._listener: socket.socket | None = None
+        self._ending = False
+        self._relink = threading.Lock()
+        self._exempt: set[int] = set()
+
+    def arm(self, territory: Territory) -> None:
+        """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
+        try:
+            group = fanotify.init(_INIT, _EVENT_FLAGS)
+        except OSError as error:
+            raise CapabilityMissing(
+                f"fanotify permission events cannot be had ({error.strerror})", "run as root; see: active-restore doctor"
+            ) from error
+        try:
+            self._arm(group, territory)
+        finally:
+            os.close(group)
+
+    def _arm(self, group: int, territory: Territory) -> None:
+        ledger = Ledger.create()
+        listener = keepers.listen(territory.run_dir)
+        with listener, contextlib.closing(ledger):
+            try:
+                mask = supported_mask(group, territory.root)
+                ledger.mask = mask
+                crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
+                crew.start(watch_pid=crew.start())
+                self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)
+            except OSError as error:
+                raise TargetError(
+                    f"the file system of {territory.root} cannot be guarded ({error.strerror})",
+                    "use ext4, xfs or btrfs; see: active-restore doctor",
+                ) from error
+        self._territory = territory
+        self._link = keepers.connect(territory.run_dir)
+
+    @staticmethod
+    def _mark(group: int, root: str, mask: int) -> None:
+        fanotify.mark_path(group, fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM, mask, root)
+
+    def add(self, inodes: Iterable[tuple[int, int]]) -> None:
+        """Nothing to do: the marker on the inode is the registration."""
+
+    def laid(self) -> None:
+        """Watch truncate(2) from now on (laying does that itself), and let the guard learn which inodes are plain."""
+        link, territory = self._linked()
+        self._mark(link.group, territory.root, link.ledger.mask)
+        link.ledger.learn()
+
+    def adopt(self, territory: Territory) -> bool:
+        """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
+        try:
+            self._link = keepers.connect(territory.run_dir)
+        except NotRunning:
+            return False
+        self._territory = territory
+        self.laid()
+        return True
+
+    def _linked(self) -> tuple[keepers.Link, Territory]:
+        if self._link is None or self._territory is None:
+            raise RuntimeError("the interceptor is not armed")
+        return self._link, self._territory
+
+    def serve(self, on_fault: Callable[[Fault], None]) -> None:
+        """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
+        while not self._ending:
+            link, _ = self._linked()
+            try:
+                packet = link.sock.recv(wire.MAX_PACKET_BYTES)
+            except OSError:
+                packet = b""
+            if packet:
+                kind, values = wire.unpack(packet)
+                if kind == wire.FAULT:
+                    self._deliver(FaultPacket(*values), on_fault)
+            elif not self._ending:
+                self._reconnect(link)
+
+    def _deliver(self, packet: FaultPacket, on_fault: Callable[[Fault], None]) -> None:
+        """A keeper that has just taken over does not know yet who is exempt: our own opens go on here."""
+        fault = _fault(packet)
+        if packet.tid in self._exempt:
+            self._answer([fault], 0)
+        else:
+            on_fault(fault)
+
+    def _reconnect(self, lost: keepers.Link) -> None:
+        """The keeper died: its standby listens on the same socket and needs a moment to take over."""
+        with self._relink:
+            if self._ending or self._link is not lost:
+                return
+            _, territory = self._linked()
+            # The standby accepts as soon as it has taken over; until then connect waits in the backlog of the socket.
+            link = keepers.connect(territory.run_dir)
+            for tid in self._exempt:
+                link.ledger.add_exempt(tid)
+            # Group and ledger are the same objects as before; other threads use the old descriptors right now.
+            self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
+            os.close(link.group)
+            os.close(link.listener)
+            link.ledger.close()
+            self._start_standby(territory)
+
+    def _start_standby(self, territory: Territory) -> None:
+        """Replace the standby that has become the keeper, without waiting for it."""
+        link, _ = self._linked()
+
+        def start() -> None:
+            with socket.socket(fileno=os.dup(link.listener)) as listener:
+                mask = link.ledger.mask
+                keepers.Keepers(link.group, link.ledger, listener, territory.marker_prefix, mask).start(link.keeper_pid)
+
+        threading.Thread(target=start, name="standby", daemon=True).start()
+
+    def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
+        """Answer; the inode's gate is its marker, which the engine removes itself."""
+        self._answer(faults, 0)
+
+    def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
+        """Answer with an errno (EPERM before kernel 6.13)."""
+        self._answer(faults, errno)
+
+    def _answer(self, faults: Sequence[Fault], refusal: int) -> None:
+        link, _ = self._linked()
+        for fault in faults:
+            answer(link.group, fault.ticket, refusal)
+        with contextlib.suppress(OSError):
+            # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
+            link.sock.send(wire.pack(wire.DONE, [fault.ticket for fault in faults]), socket.MSG_NOSIGNAL)
+
+    def exempt(self, tid: int) -> None:
+        """Written into the shared ledger: in force at once."""
+        self._exempt.add(tid)
+        self._linked()[0].ledger.add_exempt(tid)
+
+    def unexempt(self, tid: int) -> None:
+        """Written into the shared ledger: in force at once."""
+        self._exempt.discard(tid)
+        self._linked()[0].ledger.drop_exempt(tid)
+
+    def leave(self) -> None:
+        """Disconnect; the keepers hold everything."""
+        self._end(None)
+
+    def abandon(self, errno: int) -> None:
+        """Disconnect; the keepers refuse from now on."""
+        self._end(wire.pack(wire.ABANDON, errno))
+
+    def disarm(self) -> None:
+        """End the keepers; with the last descriptor of the group every mark is gone."""
+        self._end(wire.pack(wire.DISARM))
+
+    def _end(self, last_word: bytes | None) -> None:
+        if self._link is None:
+            return
+        self._ending = True
+        link, _ = self._linked()
+        with contextlib.suppress(OSError):
+            if last_word is not None:
+                link.sock.send(last_word, socket.MSG_NOSIGNAL)
+                _wait_for_end(link.sock)
+            link.sock.shutdown(socket.SHUT_RDWR)
+        os.close(link.group)
+        os.close(link.listener)
+
+
+def _wait_for_end(sock: socket.socket) -> None:
+    """Wait (bounded) until the keeper has acted: it closes the connection."""
+    sock.settimeout(30)
+    while sock.recv(wire.MAX_PACKET_BYTES):
+        pass
+
+
+def _fault(packet: FaultPacket) -> Fault:
+    opening = packet.offset < 0
+    if packet.tid == 0:
+        intent, task = Intent.WRITE, Task(0, 0, "")
+    else:
+        intent = tasks.intent(packet.tid) if opening else tasks.access_intent(packet.tid)
+        task = tasks.describe(packet.tid)
+    span = None if opening else (packet.offset, packet.length)
+    return Fault(packet.number, packet.row, packet.handle, intent, task, packet.since_ns, span)

@@ -1,0 +1,115 @@
+"""The guard: one thread that reads every permission event of the file system and answers all but placeholders at once.
+
+For each event: exempt thread -> allow; no marker of ours -> ignore this inode from now on and allow; else forward it.
+It makes no allocation that can fail late, takes no lock that others hold for long, and never opens a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+from active_restore.intercept.wire import FaultPacket
+from active_restore.linux import fanotify
+from active_restore.linux.handles import HandleMaker
+from active_restore.marker import MARKER, marker_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from active_restore.intercept.ledger import Ledger
+
+_IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
+_READ_BYTES = 4096
+_NO_MARKER = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+# Whether this is a placeholder cannot be known (the disk fails, the marker is broken): refuse, never guess.
+UNREADABLE = -1
+
+
+class Guard:
+    """Reads ``group``; ``forward`` gets every fault and must not block."""
+
+    def __init__(
+        self, group: int, ledger: Ledger, marker_prefix: bytes, mask: int, forward: Callable[[FaultPacket], None]
+    ) -> None:
+        self._group = group
+        self._ledger = ledger
+        self._prefix = marker_prefix
+        self._mask = mask
+        self._forward = forward
+        self._handles = HandleMaker()
+        self._exempt: frozenset[int] = frozenset()
+        self._generation = -1
+
+    def run(self) -> None:
+        """Serve until the group's descriptor is closed."""
+        while True:
+            for event in fanotify.parse(os.read(self._group, _READ_BYTES)):
+                if event.fd >= 0:
+                    self._judge(event)
+
+    def _judge(self, event: fanotify.Event) -> None:
+        number = event.fd
+        ledger = self._ledger
+        ledger.open_ticket(number)
+        if ledger.generation != self._generation:
+            self._generation, self._exempt = ledger.generation, ledger.exempt
+        row = None if event.tid in self._exempt else self._row_of(event)
+        if row is None:
+            self.answer(number, 0)
+            return
+        if row == UNREADABLE:
+            self.answer(number, errno.EIO)
+            return
+        ledger.set_row(number, row)
+        if ledger.refusal:
+            self.answer(number, ledger.refusal)
+            return
+        offset, length = event.range or (-1, 0)
+        handle = self._handles.of_fd(number)
+        self._forward(FaultPacket(number, row, handle, event.tid, time.monotonic_ns(), offset, length))
+
+    def _row_of(self, event: fanotify.Event) -> int | None:
+        """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""
+        try:
+            value = os.getxattr(event.fd, MARKER)
+        except OSError as error:
+            if error.errno not in _NO_MARKER:
+                return UNREADABLE
+            value = b""
+        if value.startswith(self._prefix):
+            try:
+                return marker_row(self._prefix, value)
+            except ValueError:
+                return UNREADABLE
+        # No marker, or one of another restore, whose own guard holds it.
+        if self._ledger.learning:
+            with contextlib.suppress(OSError):
+                fanotify.mark_fd(self._group, _IGNORE, self._mask, event.fd)
+        return None
+
+    def answer(self, number: int, refusal: int) -> None:
+        """Answer an event that we hold a descriptor for. The answer comes first: a number in use is never given twice."""
+        answer(self._group, number, refusal)
+        self.forget(number)
+
+    def forget(self, number: int) -> None:
+        """The event was answered, here or by the agent: free its number."""
+        with contextlib.suppress(OSError):
+            os.close(number)
+        self._ledger.close_ticket(number)
+
+
+def answer(group: int, number: int, refusal: int) -> None:
+    """Let the task of an event go on; with an errno as ``refusal`` it fails. An event that is gone is no error."""
+    response = fanotify.deny(refusal) if refusal else fanotify.FAN_ALLOW
+    try:
+        fanotify.respond(group, number, response)
+    except OSError as error:
+        if error.errno == errno.EINVAL and refusal:
+            # Before 6.13, and for errnos that the kernel does not pass on, a refusal is a plain EPERM.
+            with contextlib.suppress(OSError):
+                fanotify.respond(group, number, fanotify.FAN_DENY)

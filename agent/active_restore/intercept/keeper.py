@@ -1,0 +1,262 @@
+"""The keeper: a small process that reads the fanotify group, so that the death of the agent lets nobody through.
+
+It answers for all files that are no placeholders by itself, passes faults on to whichever agent is connected, and keeps
+those that no agent has answered yet. A standby waits for its death and takes over: the group, the shared ledger and the
+listening socket were inherited by both. Everything is imported and locked into memory before the file system is marked.
+
+Not guaranteed: an event that a keeper had read but not yet noted when it was killed is answered only when all is settled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import select
+import socket
+import struct
+import sys
+import threading
+from collections import deque
+from typing import Any
+
+from active_restore.intercept import wire
+from active_restore.intercept.guard import Guard, answer
+from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.wire import FaultPacket
+from active_restore.linux import fanotify
+from active_restore.linux.process import lock_memory, name_thread, spare_from_oom_killer
+
+_BACKLOG = 16
+
+
+class Keeper:
+    """One keeper process; ``run`` returns when an agent says that nothing is left."""
+
+    def __init__(self, group: int, ledger: Ledger, listener: socket.socket, marker_prefix: bytes, mask: int) -> None:
+        self._group = group
+        self._ledger = ledger
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._held: dict[int, FaultPacket] = {}
+        self._backlog: deque[FaultPacket] = deque()
+        self._agent: socket.socket | None = None
+        self._guard = Guard(group, ledger, marker_prefix, mask, self._forward)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def inherit(self) -> None:
+        """Take over from a dead keeper: its unanswered numbers must not be given out again by our own reads.
+
+        Numbers are descriptor numbers, so every lower one is occupied: known ones until they are answered, and the rest
+        because the dead keeper may have read an event without noting it.
+        """
+        self._ledger.drop_exempt()
+        left = self._ledger.unanswered()
+        ceiling = self._ledger.highest
+        if not ceiling:
+            return
+        spare = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        for number in range(ceiling + 1):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(spare, number, inheritable=False)
+        os.close(spare)
+        for number, row in left.items():
+            if row is None:
+                # Noted but not judged: it may be any file, so it waits until all is settled.
+                continue
+            self._held[number] = FaultPacket(number, row, b"", 0, 0, -1, 0)
+
+    def run(self) -> None:
+        """Guard, and talk to agents."""
+        threading.Thread(target=self._guard_forever, name="guard", daemon=True).start()
+        while self._turn():
+            pass
+
+    def _guard_forever(self) -> None:
+        name_thread("ar-guard")
+        try:
+            self._guard.run()
+        finally:
+            # A keeper that cannot guard must not look alive: the standby takes over when this process ends.
+            os._exit(1)
+
+    def _forward(self, packet: FaultPacket) -> None:
+        """Called by the guard: hand a fault to the agent, without ever waiting for it."""
+        with self._lock:
+            self._held[packet.number] = packet
+            if self._agent is None:
+                return
+            if self._backlog or not self._send(packet):
+                self._backlog.append(packet)
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b"x")
+
+    def _send(self, packet: FaultPacket) -> bool:
+        assert self._agent is not None
+        try:
+            self._agent.send(wire.pack(wire.FAULT, *packet), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # The agent is gone; its end of file arrives in _turn, and what is held goes to the next one.
+            return True
+        return True
+
+    def _turn(self) -> bool:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        if self._agent is not None:
+            poll.register(self._agent, select.POLLIN | (select.POLLOUT if self._backlog else 0))
+        for fd, happened in poll.poll():
+            if fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fd, 4096)
+            elif fd == self._listener.fileno():
+                self._welcome()
+            elif happened & select.POLLOUT and not happened & (select.POLLIN | select.POLLHUP):
+                self._flush()
+            elif not self._listen():
+                return False
+        return True
+
+    def _flush(self) -> None:
+        with self._lock:
+            while self._backlog and self._agent is not None and self._send(self._backlog[0]):
+                self._backlog.popleft()
+
+    def _welcome(self) -> None:
+        """A new connection: only root may come, and only one agent at a time."""
+        peer, _ = self._listener.accept()
+        _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        peer.settimeout(5.0)
+        try:
+            kind, values = wire.unpack(peer.recv(wire.MAX_PACKET_BYTES)) if uid == 0 else (-1, [])
+        except (OSError, ValueError):
+            kind, values = -1, []
+        if kind == wire.ABANDON:
+            self._abandon(int(values[0]))
+            peer.send(wire.pack(wire.WELCOME))
+        if kind != wire.HELLO or self._agent is not None:
+            with contextlib.suppress(OSError):
+                peer.send(wire.pack(wire.BUSY))
+            peer.close()
+            return
+        peer.setblocking(True)
+        wire.widen(peer)
+        inheritance = [self._group, self._listener.fileno(), self._ledger.fd]
+        socket.send_fds(peer, [wire.pack(wire.WELCOME, os.getpid())], inheritance)
+        with self._lock:
+            self._agent = peer
+            self._ledger.refusal = 0
+            self._backlog = deque(self._held.values())
+        self._flush()
+
+    def _listen(self) -> bool:
+        """One packet from the agent; ``False`` ends the keeper."""
+        assert self._agent is not None
+        try:
+            packet = self._agent.recv(wire.MAX_PACKET_BYTES)
+        except OSError:
+            packet = b""
+        if not packet:
+            self._lose_agent()
+            return True
+        kind, values = wire.unpack(packet)
+        if kind == wire.DONE:
+            self._done(values[0])
+        elif kind == wire.ABANDON:
+            self._abandon(int(values[0]))
+            self._lose_agent()
+        elif kind == wire.DISARM:
+            self._disarm()
+            return False
+        return True
+
+    def _lose_agent(self) -> None:
+        """The agent died or left: nobody is exempt any more, and everything that waits goes on waiting."""
+        with self._lock:
+            self._ledger.drop_exempt()
+            if self._agent is not None:
+                self._agent.close()
+            self._agent = None
+            self._backlog.clear()
+
+    def _done(self, numbers: list[Any]) -> None:
+        for number in numbers:
+            with self._lock:
+                known = self._held.pop(number, None)
+            if known is not None:
+                self._guard.forget(number)
+
+    def _abandon(self, refusal: int) -> None:
+        """Refuse from now on, and whoever waits."""
+        self._ledger.refusal = refusal
+        with self._lock:
+            held, self._held = self._held, {}
+            self._backlog.clear()
+        for number in held:
+            self._guard.answer(number, refusal)
+
+    def _disarm(self) -> None:
+        """Nothing is left. Events that were read but never noted (a killed keeper) are answered by number now."""
+        self._ledger.disarm()
+        with contextlib.suppress(OSError):
+            fanotify.mark_path(self._group, fanotify.FAN_MARK_FLUSH | fanotify.FAN_MARK_FILESYSTEM, 0, "/")
+        for number in range(self._ledger.highest + 64):
+            answer(self._group, number, 0)
+
+
+def prepare(label: str) -> None:
+    """Make this process a child of init, hard to kill by accident and independent of every disk."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    name_thread(label)
+    with contextlib.suppress(OSError):
+        spare_from_oom_killer()
+    with contextlib.suppress(OSError):
+        lock_memory()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):
+        ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, max(hard, ceiling)))
+    gc.freeze()
+    gc.disable()
+
+
+def main(arguments: list[str]) -> None:
+    """``keeper GROUP LEDGER LISTENER READY WATCH MASK PREFIX``: descriptors, event mask and marker prefix in hex.
+
+    ``WATCH`` is -1 for the first keeper; the standby's is a pidfd of the keeper that it stands by for.
+    """
+    group, ledger_fd, listener_fd, ready, watch, mask = (int(word) for word in arguments[:6])
+    prefix = bytes.fromhex(arguments[6])
+    prepare("ar-keeper" if watch < 0 else "ar-standby")
+    ledger = Ledger(ledger_fd)
+    listener = socket.socket(fileno=listener_fd)
+    keeper = Keeper(group, ledger, listener, prefix, mask)
+    os.write(ready, str(os.getpid()).encode())
+    os.close(ready)
+    if watch >= 0:
+        stand_by(watch)
+        if ledger.disarmed:
+            return
+        name_thread("ar-keeper")
+        keeper.inherit()
+    keeper.run()
+
+
+def stand_by(pidfd: int) -> None:
+    """Wait for the end of the keeper."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.close(pidfd)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

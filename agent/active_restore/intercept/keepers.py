@@ -1,0 +1,119 @@
+"""Start keepers, and find the one that guards a target already."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from active_restore.errors import Busy, CapabilityMissing, NotRunning
+from active_restore.intercept import wire
+from active_restore.intercept.ledger import Ledger
+
+_START_SECONDS = 60
+
+
+class Link(NamedTuple):
+    """A connection to a keeper: its socket, descriptors of the group and of the listening socket, ledger, process id."""
+
+    sock: socket.socket
+    group: int
+    listener: int
+    ledger: Ledger
+    keeper_pid: int
+
+
+class Keepers(NamedTuple):
+    """What keepers inherit. ``group`` and ``listener`` stay open in the caller until all are started."""
+
+    group: int
+    ledger: Ledger
+    listener: socket.socket
+    marker_prefix: bytes
+    mask: int
+
+    def start(self, watch_pid: int | None = None) -> int:
+        """Start a keeper (or, with a process id to watch, a standby) and wait until it has all that it will ever need.
+
+        Returns its process id. It is not our child: own session, silent, outliving the agent.
+        """
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        watch = os.pidfd_open(watch_pid) if watch_pid is not None else -1
+        inherited = [self.group, self.ledger.fd, self.listener.fileno(), ready_write, *([watch] if watch >= 0 else [])]
+        log = Path(self.listener.getsockname()).with_name("keeper.log")
+        words = [*(str(fd) for fd in inherited[:4]), str(watch), str(self.mask), self.marker_prefix.hex()]
+        try:
+            with log.open("ab") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "active_restore.intercept.keeper", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=inherited,
+                    cwd="/",
+                )
+        finally:
+            os.close(ready_write)
+            if watch >= 0:
+                os.close(watch)
+        try:
+            words_back = os.read(ready_read, 32) if select.select([ready_read], [], [], _START_SECONDS)[0] else b""
+            if not words_back:
+                process.kill()
+                raise CapabilityMissing("the keeper process did not start", f"see {log}; run: active-restore doctor")
+        finally:
+            os.close(ready_read)
+            # The process that we started has forked the keeper and ended: the keeper is a child of init.
+            process.wait()
+        return int(words_back)
+
+
+def listen(run_dir: str) -> socket.socket:
+    """The keeper's listening socket (mode 0600) in ``run_dir``."""
+    path = Path(run_dir) / wire.SOCKET_NAME
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def _dial(run_dir: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(str(Path(run_dir) / wire.SOCKET_NAME))
+    except OSError as error:
+        sock.close()
+        raise NotRunning("no keeper guards this target") from error
+    return sock
+
+
+def connect(run_dir: str) -> Link:
+    """Become the agent of the keeper in ``run_dir``. Raises ``NotRunning``, or ``Busy`` where it has an agent."""
+    sock = _dial(run_dir)
+    sock.send(wire.pack(wire.HELLO))
+    packet, fds, _, _ = socket.recv_fds(sock, wire.MAX_PACKET_BYTES, 3)
+    kind, values = wire.unpack(packet) if packet else (wire.BUSY, [])
+    if kind != wire.WELCOME or len(fds) != 3:
+        sock.close()
+        raise Busy("another agent already serves this target", "see: active-restore status")
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    wire.widen(sock)
+    return Link(sock, fds[0], fds[1], Ledger(fds[2]), int(values[0]))
+
+
+def abandon(run_dir: str, errno: int) -> None:
+    """Without an agent: refuse all who wait and will come, with ``errno``. Raises ``NotRunning``."""
+    with _dial(run_dir) as sock:
+        sock.settimeout(10)
+        sock.send(wire.pack(wire.ABANDON, errno))
+        sock.recv(wire.MAX_PACKET_BYTES)

@@ -1,0 +1,142 @@
+"""Memory shared by agent, keeper and standby keeper: who is exempt, how to answer, and which events are unanswered.
+
+It lives in a memfd, so it outlives each of them. Words of 64 bits; single words are written whole, which is all the
+atomicity that is needed: every word has one writer at a time.
+
+Not kept here: the descriptors of events. They die with the keeper that read them; the number alone answers an event.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+_GENERATION = 0
+_SETTING = 1
+_REFUSAL = 2
+_HIGHEST = 3
+_MASK = 4
+_EXEMPT = 8
+_EXEMPT_SLOTS = 120
+_TICKETS = 128
+TICKET_SLOTS = 1 << 20
+_UNKNOWN = 1
+_ROW_OFFSET = 2
+
+_LEARNING = 1
+_DISARMED = 2
+
+
+class Ledger:
+    """The shared words. ``fd`` is the memfd; hand it on by inheritance or SCM_RIGHTS."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, (_TICKETS + TICKET_SLOTS) * 8)
+        self._view = memoryview(self._map)
+        self._words = self._view.cast("Q")
+
+    @classmethod
+    def create(cls) -> Ledger:
+        """A new, empty ledger."""
+        fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
+        os.ftruncate(fd, (_TICKETS + TICKET_SLOTS) * struct.calcsize("Q"))
+        return cls(fd)
+
+    def close(self) -> None:
+        """Unmap and close our descriptor."""
+        self._words.release()
+        self._view.release()
+        self._map.close()
+        os.close(self.fd)
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever the exempt threads change."""
+        return self._words[_GENERATION]
+
+    @property
+    def exempt(self) -> frozenset[int]:
+        """Thread ids that are never held."""
+        return frozenset(self._words[_EXEMPT : _EXEMPT + _EXEMPT_SLOTS]) - {0}
+
+    def add_exempt(self, tid: int) -> None:
+        """Exempt a thread. Raises ``OverflowError`` when all slots are taken."""
+        for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
+            if self._words[slot] == 0:
+                self._words[slot] = tid
+                self._words[_GENERATION] += 1
+                return
+        raise OverflowError("too many exempt threads")
+
+    def drop_exempt(self, tid: int | None = None) -> None:
+        """End the exemption of one thread, or of all."""
+        for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
+            if tid is None or self._words[slot] == tid:
+                self._words[slot] = 0
+        self._words[_GENERATION] += 1
+
+    @property
+    def learning(self) -> bool:
+        """Whether inodes without marker may be ignored from now on (everything is laid)."""
+        return self._words[_SETTING] == _LEARNING
+
+    def learn(self) -> None:
+        """From now on an inode without marker will never be a placeholder."""
+        self._words[_SETTING] = _LEARNING
+
+    @property
+    def disarmed(self) -> bool:
+        """Whether the guard was ended on purpose."""
+        return self._words[_SETTING] == _DISARMED
+
+    def disarm(self) -> None:
+        """Nothing is left to guard."""
+        self._words[_SETTING] = _DISARMED
+
+    @property
+    def refusal(self) -> int:
+        """0: hold tasks; else the errno that every access to a placeholder gets."""
+        return self._words[_REFUSAL]
+
+    @refusal.setter
+    def refusal(self, errno: int) -> None:
+        self._words[_REFUSAL] = errno
+
+    @property
+    def mask(self) -> int:
+        """The fanotify events that this kernel can hold on this file system."""
+        return self._words[_MASK]
+
+    @mask.setter
+    def mask(self, mask: int) -> None:
+        self._words[_MASK] = mask
+
+    @property
+    def highest(self) -> int:
+        """The highest event number that was ever seen."""
+        return self._words[_HIGHEST]
+
+    def open_ticket(self, number: int) -> None:
+        """An event was read."""
+        self._words[_TICKETS + number] = _UNKNOWN
+        if number > self._words[_HIGHEST]:
+            self._words[_HIGHEST] = number
+
+    def set_row(self, number: int, row: int) -> None:
+        """The event is about this placeholder."""
+        self._words[_TICKETS + number] = row + _ROW_OFFSET
+
+    def close_ticket(self, number: int) -> None:
+        """The event was answered."""
+        self._words[_TICKETS + number] = 0
+
+    def unanswered(self) -> dict[int, int | None]:
+        """Event numbers without answer, with their rows (``None``: not a placeholder, or not looked at yet)."""
+        found: dict[int, int | None] = {}
+        for number in range(self.highest + 1):
+            word = self._words[_TICKETS + number]
+            if word:
+                found[number] = word - _ROW_OFFSET if word >= _ROW_OFFSET else None
+        return found

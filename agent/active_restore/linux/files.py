@@ -1,0 +1,59 @@
+"""Calls on files and directories that Python does not offer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from active_restore.linux.libc import check, libc
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+_CLONE_FS = 0x200
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_BENEATH = 0x08
+_SYS_OPENAT2 = 437
+
+EXT4_MAGIC = 0xEF53
+XFS_MAGIC = 0x58465342
+BTRFS_MAGIC = 0x9123683E
+TMPFS_MAGIC = 0x01021994
+OVERLAY_MAGIC = 0x794C7630
+
+libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+
+def rename(source_dir: int, source: bytes, target_dir: int, target: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    check(libc.renameat2(source_dir, source, target_dir, target, flags), os.fsdecode(target))
+
+
+def sync_filesystem(fd: int) -> None:
+    """syncfs(2): everything dirty on the file system of ``fd`` becomes durable; raises what write-back met."""
+    check(libc.syncfs(fd), f"fd {fd}")
+
+
+def private_cwd() -> None:
+    """unshare(CLONE_FS): the working directory and umask of this thread are its own from now on."""
+    check(libc.unshare(_CLONE_FS), "unshare")
+
+
+def open_beneath(directory: int, path: bytes, flags: int) -> int:
+    """openat2(2) that neither leaves ``directory`` nor follows any symbolic link."""
+    how = struct.pack(
+        "=QQQ",
+        flags | os.O_CLOEXEC,
+        0,
+        _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
+    )
+    result = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
+    return check(result, os.fsdecode(path))
+
+
+def filesystem_magic(path: str) -> int:
+    """``f_type`` of statfs(2): the magic number of the file system that ``path`` lies on."""
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.statfs(os.fsencode(path), buffer), path)
+    return int(struct.unpack_from("=q", buffer)[0]) & 0xFFFFFFFF

@@ -1,0 +1,50 @@
+"""What a process says to the kernel about itself: priorities, death signals, memory locks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+from active_restore.linux.libc import check, libc
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_MCL_CURRENT = 1
+_MCL_FUTURE = 2
+_IOPRIO_WHO_PROCESS = 1
+_IOPRIO_CLASS_IDLE = 3
+_SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+
+
+def die_with_parent(signal: int) -> None:
+    """Ask for ``signal`` when the parent thread ends."""
+    check(libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+
+
+def name_thread(name: str) -> None:
+    """Set the command name of this thread (15 bytes)."""
+    libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def lock_memory() -> None:
+    """mlockall(2): no page of this process waits for a disk."""
+    check(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE), "mlockall")
+
+
+def idle_io() -> None:
+    """I/O priority class idle for this thread; schedulers without classes ignore it."""
+    number = _SYS_IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE << 13)
+
+
+def spare_from_oom_killer() -> None:
+    """oom_score_adj -1000 for this process. Raises ``OSError`` without the privilege."""
+    Path("/proc/self/oom_score_adj").write_text("-1000")
+
+
+def is_alive(tid: int) -> bool:
+    """Whether a thread with this id exists."""
+    return os.path.exists(f"/proc/{tid}")

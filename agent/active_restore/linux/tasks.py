@@ -1,0 +1,76 @@
+"""What another thread is doing, read from /proc: its names, and what its system call wants with a file."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from active_restore.model import Intent, Task
+
+_ACCESS_MODE = 3
+# System call number -> position of the open flags among its arguments; None: opens for reading (exec).
+# openat2 is left out on purpose: its flags lie in memory that another thread of the task may change.
+_X86_64: dict[int, int | None] = {2: 1, 257: 2, 304: 2, 59: None, 322: None}
+_AARCH64: dict[int, int | None] = {56: 2, 265: 2, 221: None, 281: None}
+# truncate(2) of x86-64, of 32-bit tasks (truncate, truncate64) and of arm64.
+_TRUNCATING = frozenset({76, 92, 193} if platform.machine() == "x86_64" else {45})
+_OPENING = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine(), {})
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def intent_of_flags(flags: int) -> Intent:
+    """What an open(2) with these flags wants."""
+    if flags & os.O_TRUNC:
+        return Intent.TRUNCATE
+    return Intent.READ if flags & _ACCESS_MODE == os.O_RDONLY else Intent.WRITE
+
+
+def intent(tid: int) -> Intent:
+    """The intent of the open that this thread is blocked in; WRITE where it cannot be known.
+
+    The registers of a blocked thread do not change (``/proc/TID/syscall``, proc(5)). Numbers of 32-bit system calls
+    that mean something else here do not open files, so a wrong READ cannot come out.
+    """
+    try:
+        words = _read(f"/proc/{tid}/syscall").split()
+        position = _OPENING[int(words[0])]
+        return Intent.READ if position is None else intent_of_flags(int(words[1 + position], 16))
+    except (OSError, KeyError, ValueError, IndexError):
+        return Intent.WRITE
+
+
+def access_intent(tid: int) -> Intent:
+    """The intent of a thread blocked in a pre-content access: WRITE for truncate(2) by path, else READ.
+
+    Every other access needs a descriptor, and descriptors for writing are only given out once the file is settled.
+    """
+    try:
+        number = int(_read(f"/proc/{tid}/syscall").split()[0])
+    except (OSError, ValueError, IndexError):
+        return Intent.WRITE
+    return Intent.WRITE if number in _TRUNCATING else Intent.READ
+
+
+def describe(tid: int) -> Task:
+    """Names of a thread for people. The thread group id is left out (0) here: see ``group_of``."""
+    try:
+        return Task(tid, 0, _read(f"/proc/{tid}/comm").rstrip(b"\n").decode(errors="replace"))
+    except OSError:
+        return Task(tid, 0, "")
+
+
+def group_of(tid: int) -> int:
+    """The thread group (process) id of a thread, 0 where the thread is gone."""
+    try:
+        status = _read(f"/proc/{tid}/status")
+    except OSError:
+        return 0
+    at = status.find(b"\nTgid:\t")
+    return int(status[at + 7 : status.index(b"\n", at + 7)]) if at >= 0 else 0

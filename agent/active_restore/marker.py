@@ -1,0 +1,32 @@
+"""The marker: the xattr by which anyone can tell a placeholder, without our state.
+
+Value: msgpack of ``[format version, restore id (8 bytes), catalog row]``; all markers of one restore share a prefix.
+"""
+
+from __future__ import annotations
+
+import msgpack
+
+MARKER = "trusted.active_restore"
+FORMAT = 1
+RESTORE_ID_BYTES = 8
+
+
+def marker_prefix(restore_id: str) -> bytes:
+    """What every marker of this restore (16 hex digits) begins with."""
+    return bytes(msgpack.packb([FORMAT, bytes.fromhex(restore_id), 0]))[:-1]
+
+
+def marker_value(prefix: bytes, row: int) -> bytes:
+    """The marker of a row."""
+    return prefix + bytes(msgpack.packb(row))
+
+
+def marker_row(prefix: bytes, value: bytes) -> int:
+    """The row of a marker that begins with ``prefix``. Raises ``ValueError`` for anything else."""
+    if not value.startswith(prefix):
+        raise ValueError("a marker of another restore")
+    row = msgpack.unpackb(value[len(prefix) :])
+    if not isinstance(row, int) or row < 0:
+        raise ValueError("not a row")
+    return row

@@ -1,0 +1,41 @@
+"""From what the user writes to a source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from active_restore.errors import UsageError
+from active_restore.source.dir import DirSource
+from active_restore.source.restic import password
+from active_restore.source.restic.repository import ResticSource
+from active_restore.store import location
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from active_restore.source.base import Source
+
+
+def open_source(spec: str, env: Mapping[str, str]) -> Source:
+    """The source for ``dir:PATH`` or ``restic:REPOSITORY`` (restic's own spelling). ``env`` holds passwords and keys.
+
+    Raises ``UsageError``, ``NoRepository``, ``WrongPassword``, ``RepositoryDamaged``, ``SourceUnavailable``.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if colon and rest and scheme == "dir":
+        return DirSource(rest)
+    if colon and rest and scheme == "restic":
+        return ResticSource.open(location.parse(rest, env), password.find(env))
+    raise UsageError(f"unknown source {_shown(scheme, colon)!r}", "write dir:PATH or restic:REPOSITORY")
+
+
+def attach(recipe: dict[str, Any], fds: Sequence[int]) -> Source:
+    """A source in a worker process, from a ``Handover``: no key is derived and nothing is loaded."""
+    if recipe["kind"] == "dir":
+        return DirSource.attach(recipe)
+    return ResticSource.attach(recipe, fds)
+
+
+def _shown(scheme: str, colon: str) -> str:
+    # Never the whole: a URL may hold a password.
+    return f"{scheme[:40]}:..." if colon else scheme[:40]

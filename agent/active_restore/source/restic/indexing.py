@@ -1,0 +1,139 @@
+"""Loading the index: index files first, pack headers for what no good index file covers.
+
+Source: restic ``doc/design.rst``, "Indexing".
+"""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+
+from active_restore.errors import ContentError
+from active_restore.source.restic import pack as packs
+from active_restore.source.restic.index import BlobIndex, IndexBuilder
+from active_restore.source.restic.seal import MAX_UNPACKED_BYTES, OVERHEAD_BYTES
+from active_restore.store.base import ObjectNotFound, ObjectTruncated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from active_restore.source.restic.seal import Box
+    from active_restore.store.base import Store
+
+# Larger blobs are refused: data blobs of restic are at most 8 MiB, a tree of 500,000 entries has about 200 MiB.
+MAX_BLOB_BYTES = 256 << 20
+_U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+_log = logging.getLogger(__name__)
+
+
+class _Blob(msgspec.Struct, gc=False):
+    id: str
+    offset: _U32
+    length: _U32
+    uncompressed_length: _U32 = 0
+
+
+class _Pack(msgspec.Struct, gc=False):
+    id: str
+    blobs: list[_Blob]
+
+
+class _IndexFile(msgspec.Struct):
+    packs: list[_Pack] | None = None
+    supersedes: list[str] | None = None
+
+
+class IndexLoader:
+    """Makes the index of a repository, and makes it anew from pack headers when it proves incomplete."""
+
+    def __init__(self, store: Store, box: Box) -> None:
+        self._store = store
+        self._box = box
+        self._builder = IndexBuilder()
+        self._recovered = False
+
+    def load(self) -> BlobIndex:
+        """The index. Damaged index files are replaced by the headers of the packs that no other file covers."""
+        names = {entry.name for entry in self._store.list("index")}
+        documents: dict[str, _IndexFile] = {}
+        for name in sorted(names):
+            try:
+                documents[name] = self._read(name)
+            except (ContentError, ObjectNotFound, ObjectTruncated) as error:
+                _log.warning("index file %s is damaged (%s): reading pack headers instead", name[:8], error)
+        superseded = {old for document in documents.values() for old in document.supersedes or ()}
+        for name, document in documents.items():
+            if name not in superseded:
+                for pack in document.packs or ():
+                    self._add(pack)
+        if len(documents) < max(len(names), 1):
+            return self.recover() or self._builder.build()
+        return self._builder.build()
+
+    def recover(self) -> BlobIndex | None:
+        """The index with the packs that no index file covers; ``None`` when there are none, or when called again."""
+        if self._recovered:
+            return None
+        self._recovered = True
+        found = False
+        for entry in self._store.list("data"):
+            pack_id = _pack_id(entry.name)
+            if pack_id is None or pack_id in self._builder:
+                continue
+            try:
+                size = entry.size_bytes if entry.size_bytes >= 0 else self._store.size(packs.path(entry.name))
+                self._insert(pack_id, *packs.read_header(self._store, self._box, entry.name, size))
+                found = True
+            except (ContentError, ObjectNotFound, ObjectTruncated) as error:
+                _log.warning("pack %s is damaged: %s", entry.name[:8], error)
+        return self._builder.build() if found else None
+
+    def _read(self, name: str) -> _IndexFile:
+        sealed = self._store.get(f"index/{name}", MAX_UNPACKED_BYTES)
+        if sha256(sealed).hexdigest() != name:
+            raise ContentError("its content does not match its name")
+        try:
+            return msgspec.json.decode(self._box.document(sealed), type=_IndexFile)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise ContentError(f"not an index: {error}") from error
+
+    def _add(self, pack: _Pack) -> None:
+        pack_id = _pack_id(pack.id)
+        if pack_id is None or pack_id in self._builder:
+            return
+        try:
+            ids = bytes.fromhex("".join([blob.id for blob in pack.blobs]))
+        except ValueError:
+            ids = b""
+        if len(ids) != 32 * len(pack.blobs):
+            _log.warning("the index of pack %s holds a malformed id", pack.id[:8])
+            return
+        places = [(blob.offset, blob.length, blob.uncompressed_length) for blob in pack.blobs]
+        self._insert(pack_id, ids, np.array(places, np.uint32).reshape(-1, 3))
+
+    def _insert(self, pack_id: bytes, ids: bytes, places: NDArray[np.uint32]) -> None:
+        """Add a pack without the entries that no honest program writes."""
+        wide = places.astype(np.int64)
+        good = (
+            (wide[:, 1] >= OVERHEAD_BYTES)
+            & (wide[:, 0] + wide[:, 1] <= 0xFFFFFFFF)
+            & (wide[:, 1] <= MAX_BLOB_BYTES)
+            & (wide[:, 2] <= MAX_BLOB_BYTES)
+        )
+        if not good.all():
+            _log.warning("the index of pack %s holds absurd sizes", pack_id.hex()[:8])
+            ids = np.frombuffer(ids, np.uint8).reshape(-1, 32)[good].tobytes()
+            places = places[good]
+        self._builder.add(pack_id, ids, places)
+
+
+def _pack_id(name: str) -> bytes | None:
+    try:
+        pack_id = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return pack_id if len(pack_id) == 32 and len(name) == 64 else None
