@@ -133,6 +133,7 @@ def make_headers(btf: Btf, architecture: Architecture) -> dict[str, str]:
             "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))\n"
             "#define LINUX_VERSION_CODE KERNEL_VERSION(6, 1, 0)\n"
         ),
+        "include/linux/bpf_common.h": _INCLUDE_TYPES,
         "include/linux/log2.h": _INCLUDE_TYPES,
         "include/uapi/linux/if_packet.h": _INCLUDE_TYPES,
         "include/uapi/linux/bpf.h": "#include <bcc/bpf.h>\n",

@@ -7,6 +7,7 @@ likes, and a fresh start takes the same way as the adoption after a crash.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import importlib
 import json
@@ -87,6 +88,14 @@ def import_bcc() -> ModuleType:
     return bcc
 
 
+def unpin(pins: Path) -> None:
+    """Remove what ``load`` pinned: hooks end first, then their maps. Nothing happens where nothing is left."""
+    if pins.is_dir():
+        for name in sorted(pins.iterdir()):
+            name.unlink()
+        pins.rmdir()
+
+
 def _build(name: str, tree: Path, defines: Mapping[str, int], step: Step, pins: str | None) -> Build:
     directory = abi.source_dir()
     return Build(str(directory / f"{name}.bpf.c"), str(directory), str(tree), step, pins, defines)
@@ -117,7 +126,7 @@ def _run(build: Build, machine: str) -> None:
         raise CapabilityMissing(message, hint)
     raise ProgramError(
         f"{Path(build.source).name} cannot be {'compiled' if build.step is Step.COMPILE else 'loaded'} on this kernel.",
-        "\n".join(log[-_LOG_LINES:]),
+        "\n".join([*log[-_LOG_LINES:], f"(exit code {done.returncode})"]),
     )
 
 
@@ -139,8 +148,6 @@ def _child() -> int:
 
 def _compile(bcc: ModuleType, text: bytes, flags: list[str]) -> bool:
     """BPF() would load every function, too."""
-    import ctypes
-
     array = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     return bool(bcc.lib.bpf_module_create_c_from_string(text, 0, array, len(flags), True, None))
 
@@ -148,15 +155,26 @@ def _compile(bcc: ModuleType, text: bytes, flags: list[str]) -> bool:
 def _pin(module: Any, bcc: ModuleType, pins: Path) -> None:
     """Maps first, links last, all in a directory that gets its name when it is complete."""
     pins.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pins.with_name(f"{pins.name}.{os.getpid()}")
+    # bpffs refuses names with a dot.
+    scratch = pins.with_name(f"{pins.name}-{os.getpid()}")
     scratch.mkdir()
-    for index in range(bcc.lib.bpf_num_tables(module.module)):
-        name = bcc.lib.bpf_table_name(module.module, index).decode()
-        maps.pin(module[name].map_fd, scratch / f"map_{name}")
-    for fds in (module.lsm_fds, module.raw_tracepoint_fds):
-        for name, fd in fds.items():
-            maps.pin(fd, scratch / f"link_{name.decode()}")
-    scratch.rename(pins)
+    try:
+        for name in _table_names(module, bcc):
+            maps.pin(module[name].map_fd, scratch / f"map_{name.decode()}")
+        for fds in (module.lsm_fds, module.raw_tracepoint_fds):
+            for name, fd in fds.items():
+                maps.pin(fd, scratch / f"link_{name.decode().removeprefix('raw_tracepoint__').removeprefix('lsm__')}")
+        scratch.rename(pins)
+    except BaseException:
+        unpin(scratch)
+        raise
+
+
+def _table_names(module: Any, bcc: ModuleType) -> list[bytes]:
+    bcc.lib.bpf_table_name.restype = ctypes.c_char_p
+    return [
+        bcc.lib.bpf_table_name(module.module, index) for index in range(bcc.lib.bpf_num_tables(module.module))
+    ]
 
 
 if __name__ == "__main__":
