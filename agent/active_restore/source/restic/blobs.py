@@ -10,6 +10,7 @@ from active_restore.store.base import ObjectNotFound, ObjectTruncated
 
 if TYPE_CHECKING:
     from active_restore.source.restic.index import BlobIndex, Location
+    from active_restore.source.restic.runs import Run
     from active_restore.source.restic.seal import Box
     from active_restore.store.base import Store
 
@@ -38,6 +39,31 @@ class BlobLoader:
             except ContentError as error:
                 fault = error
         raise fault
+
+    def fetch(self, run: Run) -> memoryview | None:
+        """The sealed bytes of a run, ``None`` where the pack is damaged. Raises ``SourceUnavailable``."""
+        try:
+            return self.store.get_range(self.path(run.pack), run.offset, run.length)
+        except (ObjectNotFound, ObjectTruncated):
+            # One bad blob spoils the whole range: the caller tries each of them alone.
+            return None
+
+    def open_sealed(self, run: Run, sealed: memoryview | None, ids: dict[int, bytes]) -> dict[int, bytes]:
+        """Verified blobs of a run by index row. Damaged ones are left out."""
+        plain: dict[int, bytes] = {}
+        if sealed is None:
+            return plain
+        blob = self.box.blob
+        for row, start, length, plain_length in zip(run.rows, run.starts, run.lengths, run.plain_lengths, strict=True):
+            try:
+                plain[row] = blob(sealed[start : start + length], plain_length, ids[row])
+            except ContentError:
+                continue
+        return plain
+
+    def open_run(self, run: Run, ids: dict[int, bytes]) -> dict[int, bytes]:
+        """Fetch and open: one job for a thread."""
+        return self.open_sealed(run, self.fetch(run), ids)
 
     def path(self, pack: int) -> str:
         """Name of a pack in the store."""

@@ -60,7 +60,7 @@ class BlobIndex:
     def __init__(self, descriptor: int, shape: tuple[int, int, int]) -> None:
         self.descriptor = descriptor
         self.shape = shape
-        blobs, packs, fan_bits = shape
+        blobs, _, fan_bits = shape
         layout = _Layout.of(*shape)
         if os.fstat(descriptor).st_size < layout.total:
             raise ValueError("the shared index is smaller than its shape")
@@ -77,7 +77,6 @@ class BlobIndex:
         self.tails: NDArray[np.uint64] = np.frombuffer(view[layout.tails : layout.packs], np.uint8).view(np.uint64)
         self.tails = self.tails.reshape(-1, 3)
         self._count = blobs
-        self.packs = packs
 
     def find(self, blob_id: bytes) -> int:
         """Row of the first copy of a blob, -1 where there is none."""
@@ -129,14 +128,17 @@ class BlobIndex:
         _, _, length, plain_length = self.location(row)
         return plain_length or length - 32
 
+    def plain_size_of_all(self, rows: NDArray[np.int64]) -> int:
+        """Sum of the sizes of the plaintexts of known blobs in bytes."""
+        if not len(rows):
+            return 0
+        sizes = self.entries[rows].astype(np.int64)
+        return int(np.where(sizes[:, 3] > 0, sizes[:, 3], sizes[:, 2] - 32).sum())
+
     def pack_name(self, pack: int) -> str:
         """Hexadecimal name of a pack."""
         start = self._packs + 32 * pack
         return self._map[start : start + 32].hex()
-
-    def pack_names(self) -> set[str]:
-        """All packs of the table."""
-        return {self.pack_name(pack) for pack in range(self.packs)}
 
     def __len__(self) -> int:
         return self._count

@@ -44,6 +44,7 @@ class ResticSource:
         self._snapshots = Snapshots(self._store, self._box)
         self._loader = IndexLoader(self._store, self._box)
         self._index = index
+        self._retired: list[BlobIndex] = []
 
     @classmethod
     def open(cls, location: Location, password: bytes) -> ResticSource:
@@ -86,14 +87,18 @@ class ResticSource:
         """See ``Source.walk``."""
         tree = self._snapshots.tree(snapshot)
         root = Node(path=b"", kind=Kind.DIR, mode=0o755, mtime_ns=snapshot.time_ns, atime_ns=snapshot.time_ns)
-        walker = Walker(BlobLoader(self._store, self.index, self._box))
+        walker = Walker(BlobLoader(self._store, self.index, self._box), self._recover)
         if subfolder.strip(b"/"):
             root, tree = walker.descend(tree, subfolder)
         yield from walker.walk(root, tree)
 
     def order_key(self, content: bytes) -> int:
-        """See ``Source.order_key``: number of the pack, then offset of the first blob."""
-        row = self.index.find(content[:32]) if content else -1
+        """See ``Source.order_key``: number of the pack, then offset of the first blob; what is in no pack comes last."""
+        if not content:
+            return _UNKNOWN_PLACE
+        row = self.index.find(content[:32])
+        if row < 0 and self._recover() is not None:
+            row = self.index.find(content[:32])
         if row < 0:
             return _UNKNOWN_PLACE
         place = self.index.location(row)
@@ -101,7 +106,7 @@ class ResticSource:
 
     def reader(self) -> ResticReader:
         """See ``Source.reader``."""
-        return ResticReader(self._location.open(), self.index, self._keys)
+        return ResticReader(self._location.open, self.index, self._keys)
 
     def handover(self) -> Handover:
         """See ``Source.handover``."""
@@ -120,11 +125,21 @@ class ResticSource:
             self._index = self._loader.load()
         return self._index
 
+    def _recover(self) -> BlobIndex | None:
+        """An index with the packs that no index file covers, made once; ``None`` when there are none."""
+        better = self._loader.recover()
+        if better is not None:
+            # Its descriptor may be in a handover that is under way: it is closed with the source.
+            self._retired.append(self.index)
+            self._index = better
+        return better
+
     def close(self) -> None:
         """See ``Source.close``."""
-        if self._index is not None:
-            self._index.close()
-            self._index = None
+        for index in (self._index, *self._retired):
+            if index is not None:
+                index.close()
+        self._index, self._retired = None, []
         self._store.close()
 
 

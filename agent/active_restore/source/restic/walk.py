@@ -13,9 +13,10 @@ from active_restore.source.restic.indexing import MAX_BLOB_BYTES
 from active_restore.store.base import ObjectNotFound, ObjectTruncated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from active_restore.source.restic.blobs import BlobLoader
+    from active_restore.source.restic.index import BlobIndex
 
 # Trees shared by many folders can multiply without end ("billion laughs"): this many nodes are enough for anybody.
 MAX_NODES = 100_000_000
@@ -25,10 +26,14 @@ _WINDOWS_KEPT = 8
 
 
 class Walker:
-    """Walks trees. Each folder's entries come together, then those of its subfolders."""
+    """Walks trees. Each folder's entries come together, then those of its subfolders.
 
-    def __init__(self, blobs: BlobLoader) -> None:
+    ``recover`` makes a better index when a blob is in none, or returns ``None``: an index file may have been lost.
+    """
+
+    def __init__(self, blobs: BlobLoader, recover: Callable[[], BlobIndex | None]) -> None:
         self._blobs = blobs
+        self._recover = recover
         self._windows: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
 
     def walk(self, root: Node, tree: bytes) -> Iterator[Node | Problem]:
@@ -97,20 +102,25 @@ class Walker:
 
     def _fits(self, node: Node) -> bool:
         """Whether the blobs add up to the size. Blobs that are missing are found out, and reported, when they are read."""
-        index = self._blobs.index
         if len(node.content) == 32:
-            row = index.find(node.content)
-            return row < 0 or index.plain_size(row) == node.size
-        if not node.content:
-            return node.size == 0
-        rows = index.rows(node.content)
+            row = self._blobs.index.find(node.content)
+            if row < 0:
+                row = self._known().find(node.content)
+            return row < 0 or self._blobs.index.plain_size(row) == node.size
+        rows = self._blobs.index.rows(node.content)
         if (rows < 0).any():
-            return True
-        entries = index.entries[rows].astype("int64")
-        plain, sealed = entries[:, 3], entries[:, 2]
-        return int(plain.sum() + (sealed - 32)[plain == 0].sum()) == node.size
+            rows = self._known().rows(node.content)
+        return bool((rows < 0).any()) or self._blobs.index.plain_size_of_all(rows) == node.size
+
+    def _known(self) -> BlobIndex:
+        """The index, made better once if that is possible."""
+        if (better := self._recover()) is not None:
+            self._blobs.index = better
+        return self._blobs.index
 
     def _load(self, tree: bytes) -> bytes:
+        if self._blobs.index.find(tree) < 0:
+            self._known()
         if self._blobs.store.remote and (text := self._near(tree)) is not None:
             return text
         return self._blobs.load(tree, MAX_BLOB_BYTES)
