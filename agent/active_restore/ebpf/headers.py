@@ -38,9 +38,7 @@ ARCHITECTURES = {
     "x86_64": Architecture(
         "x86_64", "ARCH_X86_64", "x86", _same("orig_ax", "cs", "di", "si", "dx", "r10", "r8", "r9", "sp", "ip", "ax")
     ),
-    "aarch64": Architecture(
-        "aarch64", "ARCH_AARCH64", "arm64", _same("regs", "sp", "pc", "pstate", "orig_x0", "syscallno")
-    ),
+    "aarch64": Architecture("aarch64", "ARCH_AARCH64", "arm64", _same("regs", "sp", "pc", "pstate", "orig_x0", "syscallno")),
 }
 
 _SIGCONT = 18

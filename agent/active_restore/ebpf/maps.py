@@ -99,10 +99,11 @@ class Map:
         begin, done = 0, False
         while not done:
             count, done = self._lookup_batch(begin, ctypes.addressof(token), keys, values, chunk)
+            all_keys, all_values = keys.raw, values.raw
             for index in range(count):
                 yield (
-                    keys[index * self.key_bytes : (index + 1) * self.key_bytes],
-                    values[index * self.value_bytes : (index + 1) * self.value_bytes],
+                    all_keys[index * self.key_bytes : (index + 1) * self.key_bytes],
+                    all_values[index * self.value_bytes : (index + 1) * self.value_bytes],
                 )
             begin = ctypes.addressof(token)
 

@@ -172,9 +172,7 @@ def _pin(module: Any, bcc: ModuleType, pins: Path) -> None:
 
 def _table_names(module: Any, bcc: ModuleType) -> list[bytes]:
     bcc.lib.bpf_table_name.restype = ctypes.c_char_p
-    return [
-        bcc.lib.bpf_table_name(module.module, index) for index in range(bcc.lib.bpf_num_tables(module.module))
-    ]
+    return [bcc.lib.bpf_table_name(module.module, index) for index in range(bcc.lib.bpf_num_tables(module.module))]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Can BPF LSM hold tasks here? Found out by trying, not by kernel versions; used by ``auto`` and by ``doctor``."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from active_restore.ebpf import headers, maps, program
+from active_restore.ebpf.btf import Btf, BtfError
+from active_restore.errors import CapabilityMissing
+from active_restore.linux import new_mount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LSM_FILE = Path("/sys/kernel/security/lsm")
+_PROG_LOAD = 5
+_PROG_TYPE_LSM, _ATTACH_LSM_MAC = 29, 27
+_HOOK = "bpf_lsm_file_open"
+# r0 = 0; exit
+_RETURN_ZERO = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+
+
+def require() -> None:
+    """Raise the first ``CapabilityMissing`` of ``problems``."""
+    for problem in problems():
+        raise problem
+
+
+def problems() -> Iterator[CapabilityMissing]:
+    """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
+    for check in (_check_processor, _check_lsm, _check_btf, _check_load, _check_compiler):
+        yield from _problem(check)
+
+
+def _problem(check: Callable[[], None]) -> Iterator[CapabilityMissing]:
+    try:
+        check()
+    except CapabilityMissing as problem:
+        yield problem
+
+
+def active_modules() -> list[str]:
+    """The security modules of this kernel, in order. Raises ``OSError`` where it does not say (no securityfs)."""
+    try:
+        return _LSM_FILE.read_text().strip().split(",")
+    except FileNotFoundError:
+        root = new_mount.detached("securityfs")
+        try:
+            fd = os.open("lsm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+            with os.fdopen(fd) as file:
+                return file.read().strip().split(",")
+        finally:
+            os.close(root)
+
+
+def _check_processor() -> None:
+    if platform.machine() not in headers.ARCHITECTURES:
+        raise CapabilityMissing(f"There is no register layout for the processor {platform.machine()}.")
+
+
+def _check_lsm() -> None:
+    try:
+        modules = active_modules()
+    except OSError as error:
+        raise CapabilityMissing(
+            f"The kernel does not say which security modules are active ({error.strerror}).", "Is CONFIG_SECURITY set?"
+        ) from error
+    if "bpf" not in modules:
+        raise CapabilityMissing(
+            f"The security module bpf is not active (lsm={','.join(modules)}).",
+            f"Boot with lsm={','.join(name for name in modules if name != 'capability')},bpf (needs CONFIG_BPF_LSM).",
+        )
+
+
+def _check_btf() -> None:
+    for hook in (_HOOK, "bpf_lsm_path_truncate"):
+        if not Btf.load().has_function(hook):
+            raise BtfError(f"The kernel has no hook {hook}.", "It needs CONFIG_BPF_LSM and CONFIG_SECURITY_PATH.")
+
+
+def _check_load() -> None:
+    """Load a program that allows everything, and drop it again."""
+    instructions = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQIIQII16sIIIIQIIQII",
+        _PROG_TYPE_LSM,
+        len(_RETURN_ZERO) // 8,
+        ctypes.addressof(instructions),
+        ctypes.addressof(licence),
+        *(0, 0, 0, 0, 0, b"ar_probe", 0, _ATTACH_LSM_MAC),
+        *(0, 0, 0, 0, 0, 0, 0),
+        _hook_id(),
+    )
+    try:
+        os.close(maps.bpf(_PROG_LOAD, attributes, "BPF LSM program"))
+    except OSError as error:
+        raise _explain(error) from error
+
+
+def _hook_id() -> int:
+    try:
+        return Btf.load().function_id(_HOOK)
+    except BtfError:
+        return 0
+
+
+def _explain(error: OSError) -> CapabilityMissing:
+    if error.errno == errno.EPERM:
+        return CapabilityMissing(
+            "Loading BPF LSM programs is refused (EPERM).",
+            "It needs root (CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN); in a container or sandbox a policy may forbid it.",
+        )
+    return CapabilityMissing(
+        f"The kernel does not take BPF LSM programs ({error.strerror}).", "It needs CONFIG_BPF_LSM and CONFIG_BPF_JIT."
+    )
+
+
+def _check_compiler() -> None:
+    program.import_bcc()

@@ -1,0 +1,295 @@
+"""The BPF interceptor: LSM hooks make the kernel restart a task's system call until the content is there.
+
+A waiting task holds no kernel lock and sits in no system call of ours. Programs and maps are pinned: with the agent dead,
+tasks go on waiting. The map of waiters is the truth; events only make it fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from active_restore.ebpf import abi, capability, program
+from active_restore.ebpf.btf import Btf
+from active_restore.ebpf.ring import Ring
+from active_restore.errors import Busy, TargetError
+from active_restore.intercept import pins
+from active_restore.intercept.gates import Gates, Rows
+from active_restore.intercept.hold import Holder
+from active_restore.intercept.waits import Wait, Waiters, decode
+from active_restore.linux.inode_numbers import InodeNumbers
+from active_restore.linux.process import name_thread
+from active_restore.marker import MARKER, marker_row
+from active_restore.model import Fault, Gate, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from active_restore.intercept.base import Territory
+
+_BEAT_SECONDS = 0.5
+_POLL_MS = 100
+_RING_PAGES = 64
+_SPARE_WORDS = 65536
+_INODES_A_WORD_AT_WORST = 32
+_GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
+
+
+class BpfInterceptor:
+    """See ``intercept.base.Interceptor`` for what each method promises.
+
+    ``placeholders`` is about how many there will be: it sizes a map whose buckets cost kernel memory.
+    """
+
+    name = "bpf"
+    serve_threads = 4
+
+    def __init__(self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES) -> None:
+        self._words = _SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST
+        self._ring_pages = ring_pages
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._ending = threading.Event()
+        self._known: dict[tuple[int, int], Wait] = {}
+        self._arrived: deque[Wait] = deque()
+        self._tickets = itertools.count(1)
+
+    def arm(self, territory: Territory) -> None:
+        """Load the programs with no inode guarded."""
+        capability.require()
+        claim = pins.Lock(territory)
+        try:
+            path = pins.directory(territory.restore_id)
+            if path.is_dir():
+                raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
+            self._load(territory, path)
+            self._open(territory, claim, path)
+        except BaseException:
+            claim.release()
+            raise
+        self._begin()
+
+    def _load(self, territory: Territory, path: Path) -> None:
+        device = os.stat(territory.root).st_dev
+        defines = {
+            "TARGET_DEV": os.major(device) << 20 | os.minor(device),
+            "GATE_WORDS": self._words,
+            "EXTENT_WORDS": 1,
+            "RING_PAGES": self._ring_pages,
+            "RANGES": 0,
+        }
+        program.load("gate", program.header_tree(Btf.load(), Path(territory.run_dir)), path, defines)
+
+    def adopt(self, territory: Territory) -> bool:
+        """Open the pins; everybody in the map of waiters is reported again."""
+        claim = pins.Lock(territory)
+        try:
+            path = pins.directory(territory.restore_id)
+            found = path.is_dir()
+            if found:
+                self._open(territory, claim, path)
+        except BaseException:
+            claim.release()
+            raise
+        if not found:
+            claim.release()
+            return False
+        self._pins.set_state("STATE_ABANDON", 0)
+        self._pins.unexempt_all()
+        self._begin()
+        return True
+
+    def _open(self, territory: Territory, claim: pins.Lock, path: Path) -> None:
+        try:
+            self._numbers = InodeNumbers(territory.root)
+        except LookupError as error:
+            raise TargetError(
+                f"The inodes of {territory.root} cannot be found by number ({error}).", "Use --interceptor fanotify."
+            ) from error
+        self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
+        self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"])
+        self._rows = Rows(self._rows_path())
+        self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
+        self._ring = Ring(self._pins.maps["events"])
+        self._holder = Holder(self._lock, self._still_waits, self._lost, self._waiters.order_stop)
+
+    def _rows_path(self) -> str:
+        return str(Path(self._territory.run_dir) / "bpf.rows")
+
+    def _begin(self) -> None:
+        self._pins.exempt(os.getpid())
+        self._pins.beat()
+        self._sweep()
+        self._holder.start()
+        self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
+        self._heart.start()
+
+    def add(self, inodes: Iterable[tuple[int, int]]) -> None:
+        """Remember the rows, then close the gates."""
+        self._gates.close_all(self._rows.add(inodes))
+
+    def laid(self) -> None:
+        """Nothing to do: gates are closed since ``add``."""
+
+    def _live(self) -> None:
+        """Beat, and find the waits whose event was lost."""
+        name_thread("heartbeat")
+        while not self._ending.wait(_BEAT_SECONDS):
+            self._pins.beat()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        waiting = list(self._waiters.all())
+        self._arrived.extend(wait for wait in waiting if wait.key not in self._known)
+        self._waiters.drop_old_orders()
+
+    def serve(self, on_fault: Callable[[Fault], None]) -> None:
+        """Whoever reads an event serves it; the next thread reads meanwhile."""
+        while not self._ending.is_set():
+            wait = self._next()
+            if wait is not None:
+                self._deliver(wait, on_fault)
+
+    def _next(self) -> Wait | None:
+        with self._turn:
+            if not self._arrived and not self._ending.is_set():
+                self._arrived.extend(map(decode, self._ring.read(_POLL_MS)))
+            return self._arrived.popleft() if self._arrived else None
+
+    def _deliver(self, wait: Wait, on_fault: Callable[[Fault], None]) -> None:
+        with self._lock:
+            if wait.key in self._known:
+                return
+            self._known[wait.key] = wait
+        handle = self._numbers.handle(wait.inode, wait.generation)
+        try:
+            row = self._row_of(handle)
+        except (OSError, ValueError):
+            # The disk fails or the marker is broken: refuse, never guess.
+            self._refuse(wait.tid, wait.since_ns, errno.EIO)
+            return
+        if row is None:
+            self._dismiss(wait)
+            return
+        self._holder.watch(wait)
+        task = Task(wait.tid, wait.tgid, wait.comm)
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range))
+
+    def _row_of(self, handle: bytes) -> int | None:
+        """The row in the inode's marker; ``None`` where it is no placeholder (a number used again, a settled file)."""
+        try:
+            inode = self._numbers.open(handle)
+            try:
+                value = os.getxattr(f"/proc/self/fd/{inode}", MARKER)
+            finally:
+                os.close(inode)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        prefix = self._territory.marker_prefix
+        return marker_row(prefix, value) if value.startswith(prefix) else None
+
+    def _dismiss(self, wait: Wait) -> None:
+        with self._lock:
+            self._gates.open(wait.inode, Gate.ALL)
+            self._known.pop(wait.key, None)
+        self._let_go(wait.tid, wait.since_ns)
+
+    def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
+        """Open the gate first: whoever is let go before would come back."""
+        inode = self._rows.inode(row)
+        with self._lock:
+            for fault in faults:
+                self._holder.unwatch(fault.task.tid, fault.since_ns)
+            if inode is not None:
+                self._gates.open(inode, gate)
+        for fault in faults:
+            self._let_go(fault.task.tid, fault.since_ns)
+
+    def _let_go(self, tid: int, since_ns: int) -> None:
+        wait = self._waiters.forget(tid, since_ns)
+        self._known.pop((tid, since_ns), None)
+        self._holder.free(tid, since_ns)
+        if wait is not None and wait.stopped:
+            self._holder.resume(wait.tgid)
+
+    def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
+        """The order is carried out when the call is restarted."""
+        for fault in faults:
+            self._refuse(fault.task.tid, fault.since_ns, errno)
+
+    def _refuse(self, tid: int, since_ns: int, errno: int) -> None:
+        with self._lock:
+            self._holder.unwatch(tid, since_ns)
+            self._waiters.order_refusal(tid, since_ns, errno)
+        wait = self._waiters.peek(tid)
+        self._holder.free(tid, since_ns)
+        if wait is not None and wait.stopped:
+            self._holder.resume(wait.tgid)
+
+    def _still_waits(self, wait: Wait) -> bool:
+        there = self._waiters.peek(wait.tid)
+        return there is not None and there.since_ns == wait.since_ns and self._gates.is_closed(wait.inode)
+
+    def _lost(self, wait: Wait) -> None:
+        """The thread ended, or goes on to handle a signal and will report a new wait."""
+        self._waiters.forget(wait.tid, wait.since_ns)
+        self._known.pop(wait.key, None)
+
+    def exempt(self, tid: int) -> None:
+        """Besides this whole process, which is exempt already."""
+        if tid != os.getpid():
+            self._pins.exempt(tid)
+
+    def unexempt(self, tid: int) -> None:
+        """This process stays exempt as a whole."""
+        if tid != os.getpid():
+            self._pins.unexempt(tid)
+
+    def leave(self) -> None:
+        """Parked threads are let go and stopped by the hooks, because nobody is there to spin for."""
+        self._quiet()
+        self._pins.set_state("STATE_HEARTBEAT", 0)
+        self._holder.end()
+        self._close()
+
+    def abandon(self, errno: int) -> None:
+        """Every waiting thread is sent back to its hook, which refuses."""
+        self._quiet()
+        self._pins.set_state("STATE_ABANDON", errno)
+        self._let_all_go()
+        self._close()
+
+    def disarm(self) -> None:
+        """The hooks end before anybody is let go, so nobody comes back."""
+        self._quiet()
+        self._pins.remove()
+        self._let_all_go()
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._rows_path())
+
+    def _quiet(self) -> None:
+        """End the threads that serve."""
+        self._ending.set()
+        self._heart.join()
+
+    def _let_all_go(self) -> None:
+        stopped = {wait.tgid for wait in self._waiters.all() if wait.stopped}
+        self._holder.end()
+        self._holder.resume_all(stopped)
+
+    def _close(self) -> None:
+        with self._turn:
+            self._ring.close()
+        self._rows.close()
+        self._pins.close()
+        self._numbers.close()
+        self._claim.release()

@@ -1,0 +1,116 @@
+"""Which inodes are guarded, as the kernel side sees it: one bit an inode, 64 inodes a word, and the row of each inode."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from active_restore.errors import CapabilityMissing
+from active_restore.model import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from active_restore.ebpf.abi import Layout
+    from active_restore.ebpf.maps import Map
+
+_WORD_BITS = 64
+_ROW_BYTES = 8
+# Beyond this many bytes for each row given, rows lie too far apart to be written as one block.
+_SPARSE = 64
+
+
+class Word(NamedTuple):
+    """A value of the map ``gate``; see ``bpf/events.h``."""
+
+    readers: int
+    writers: int
+    ranged: int
+
+
+class Gates:
+    """The map ``gate``. All changes are the agent's, one at a time; the kernel side only reads."""
+
+    def __init__(self, gate: Map, layout: Layout) -> None:
+        self._map, self._layout = gate, layout
+        self._lock = threading.Lock()
+
+    def close_all(self, inodes: NDArray[np.uint64]) -> None:
+        """Hold every access to these inodes. Raises ``CapabilityMissing`` where the map has no room left."""
+        order = np.sort(inodes)
+        words = order >> np.uint64(6)
+        bits = np.uint64(1) << (order & np.uint64(_WORD_BITS - 1))
+        starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1]))) if len(order) else np.empty(0, np.intp)
+        keys = words[starts]
+        values = np.zeros((len(keys), 3), np.uint64)
+        if len(keys):
+            values[:, 0] = values[:, 1] = np.bitwise_or.reduceat(bits, starts)
+        with self._lock:
+            for index, key in enumerate(keys.tolist()):
+                if there := self._map.get(key.to_bytes(8, "little")):
+                    values[index] |= np.frombuffer(there, np.uint64)
+            try:
+                self._map.put_many(keys.tobytes(), values.tobytes(), len(keys))
+            except OSError as error:
+                raise CapabilityMissing(
+                    f"The kernel cannot guard that many placeholders ({error.strerror}).", "Use --interceptor fanotify."
+                ) from error
+
+    def open(self, inode: int, gate: Gate) -> None:
+        """Let readers (or all) pass."""
+        mask = ~(1 << inode % _WORD_BITS)
+        key = (inode // _WORD_BITS).to_bytes(8, "little")
+        with self._lock:
+            there = self._map.get(key)
+            if there is None:
+                return
+            word = Word(*self._layout.packed.unpack(there))
+            writers = word.writers & mask if gate is Gate.ALL else word.writers
+            left = Word(word.readers & mask, writers, word.ranged & mask if gate is Gate.ALL else word.ranged)
+            if not any(left):
+                self._map.remove(key)
+            elif left != word:
+                self._map.put(key, self._layout.packed.pack(*left))
+
+    def is_closed(self, inode: int) -> bool:
+        """Whether anybody would wait."""
+        there = self._map.get((inode // _WORD_BITS).to_bytes(8, "little"))
+        return there is not None and bool(Word(*self._layout.packed.unpack(there)).writers >> inode % _WORD_BITS & 1)
+
+
+class Rows:
+    """Row -> inode number, in a file of one 64-bit number a row, so that the next agent has it, too."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def add(self, pairs: Iterable[tuple[int, int]]) -> NDArray[np.uint64]:
+        """Remember ``(row, inode number)`` pairs; returns the inode numbers."""
+        table = np.fromiter(itertools.chain.from_iterable(pairs), np.uint64)
+        rows, inodes = table[0::2].astype(np.int64), table[1::2].copy()
+        if not len(rows):
+            return inodes
+        first, last = int(rows.min()), int(rows.max())
+        if (last - first + 1) * _ROW_BYTES > _SPARSE * len(rows):
+            for row, inode in zip(rows.tolist(), inodes.tolist(), strict=True):
+                os.pwrite(self._fd, inode.to_bytes(_ROW_BYTES, "little"), row * _ROW_BYTES)
+            return inodes
+        length = (last - first + 1) * _ROW_BYTES
+        block = np.frombuffer(os.pread(self._fd, length, first * _ROW_BYTES).ljust(length, b"\0"), np.uint64).copy()
+        block[rows - first] = inodes
+        os.pwrite(self._fd, block.tobytes(), first * _ROW_BYTES)
+        return inodes
+
+    def inode(self, row: int) -> int | None:
+        """The inode number of a row, ``None`` where none was added."""
+        return int.from_bytes(os.pread(self._fd, _ROW_BYTES, row * _ROW_BYTES), "little") or None
+
+    def close(self) -> None:
+        """Give the descriptor back; the file stays."""
+        os.close(self._fd)

@@ -1,0 +1,247 @@
+"""Hold threads without a trace: one thread of ours that parks, by ptrace, whoever has been spinning for too long.
+
+Only the thread itself is held; its siblings, its parent and its shell notice nothing. A parked thread does not see its
+signals, so they are looked for; where one waits, the thread goes on, handles it and faults again.
+
+Not guaranteed: parking. Where somebody else traces the thread, or we may not, its process is stopped instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from active_restore.linux import ptrace
+from active_restore.linux.process import name_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from active_restore.intercept.waits import Wait
+
+# A fault that is served from a local source takes a fraction of this; a thread spins meanwhile.
+_PARK_AFTER_NS = 1_000_000
+_TICK_SECONDS = 0.001
+_POLL_SECONDS = 0.01
+# Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
+_POLL_SECONDS_A_THREAD = 0.0002
+_STOP_TRIES = 2000
+_CONFIRM_SECONDS = (0.02, 0.2, 1.0)
+_SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
+
+
+class Holder:
+    """``lock`` is also taken around the opening of gates: whoever is about to be parked cannot pass meanwhile.
+
+    ``still_waits`` says whether a wait's gate is closed; ``lost`` is told of waits that ended by themselves (the thread
+    died, or went on to handle a signal); ``stop`` orders a thread that cannot be parked to be stopped.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        still_waits: Callable[[Wait], bool],
+        lost: Callable[[Wait], None],
+        stop: Callable[[Wait], None],
+    ) -> None:
+        self._lock = lock
+        self._still_waits, self._lost, self._stop = still_waits, lost, stop
+        self._watched: dict[tuple[int, int], Wait] = {}
+        self._parked: dict[int, Wait] = {}
+        self._freed: list[tuple[int, int]] = []
+        self._continued: list[tuple[float, int]] = []
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="hold", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let every parked thread go and end."""
+        self._ending = True
+        self._wake.set()
+        self._thread.join()
+
+    def watch(self, wait: Wait) -> None:
+        """Park this thread if it still waits in a millisecond."""
+        if wait.stopped:
+            return
+        with self._lock:
+            idle = not self._watched
+            self._watched[wait.key] = wait
+        if idle:
+            self._wake.set()
+
+    def unwatch(self, tid: int, since_ns: int) -> None:
+        """Do not park it any more. Called with ``lock`` held."""
+        self._watched.pop((tid, since_ns), None)
+
+    def free(self, tid: int, since_ns: int) -> None:
+        """Let a thread go on if it was parked; the others go on by themselves."""
+        if tid in self._parked:
+            self._freed.append((tid, since_ns))
+            self._wake.set()
+
+    def resume(self, tgid: int) -> None:
+        """Continue a process that was stopped; also if its stop arrives a little later than this."""
+        _continue(tgid)
+        now = time.monotonic()
+        self._continued += [(now + delay, tgid) for delay in _CONFIRM_SECONDS]
+        self._wake.set()
+
+    @staticmethod
+    def resume_all(tgids: set[int]) -> None:
+        """The same for many, when nobody is left to confirm it later: done when none of them is stopped."""
+        for delay in (0.0, *_CONFIRM_SECONDS):
+            time.sleep(delay)
+            tgids = {tgid for tgid in tgids if _is_stopped(tgid)}
+            if not tgids:
+                return
+            for tgid in tgids:
+                _continue(tgid)
+
+    def _run(self) -> None:
+        name_thread("hold")
+        polled = 0.0
+        while not self._ending:
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            self._detach_freed()
+            for wait in self._due():
+                self._park(wait)
+            if time.monotonic() - polled >= self._poll_pause():
+                self._collect_changes()
+                self._look_for_signals()
+                self._confirm()
+                polled = time.monotonic()
+        for wait in list(self._parked.values()):
+            self._detach(wait.tid, 0)
+
+    def _pause(self) -> float | None:
+        if self._watched:
+            return _TICK_SECONDS
+        return self._poll_pause() if self._parked or self._continued else None
+
+    def _poll_pause(self) -> float:
+        return _POLL_SECONDS + len(self._parked) * _POLL_SECONDS_A_THREAD
+
+    def _due(self) -> list[Wait]:
+        before = time.monotonic_ns() - _PARK_AFTER_NS
+        with self._lock:
+            return [wait for wait in self._watched.values() if wait.since_ns < before]
+
+    def _park(self, wait: Wait) -> None:
+        """With the lock held, so that the gate stays closed and the thread can only be spinning."""
+        with self._lock:
+            if self._watched.pop(wait.key, None) is None or not self._still_waits(wait):
+                return
+            try:
+                ptrace.seize(wait.tid)
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    self._stop(wait)
+                return
+            status = self._stopped(wait.tid)
+            if status is not None and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+                status = None
+            elif status is not None:
+                self._parked[wait.tid] = wait
+        if status is not None and not ptrace.is_trap(status):
+            self._take_stop(wait, status)
+
+    @staticmethod
+    def _stopped(tid: int) -> int | None:
+        """The status with which a seized thread stops (microseconds, since it spins) or ends; ``None`` if it does neither."""
+        with contextlib.suppress(OSError):
+            ptrace.interrupt(tid)
+            for _ in range(_STOP_TRIES):
+                status = ptrace.change(tid)
+                if status is not None:
+                    return status
+                os.sched_yield()
+        return None
+
+    def _take_stop(self, wait: Wait, status: int) -> None:
+        """It stopped for another reason than ours: for the user's group stop, or with a signal in its hands."""
+        received = os.WSTOPSIG(status)
+        if ptrace.is_group_stop(status):
+            self._let_handle(wait, 0)
+        elif received != signal.SIGCONT:
+            self._let_handle(wait, received)
+
+    def _let_handle(self, wait: Wait, received: int) -> None:
+        """Forgotten first: the pass after the signal reports a new wait."""
+        self._lost(wait)
+        self._detach(wait.tid, received)
+
+    def _detach(self, tid: int, received: int) -> None:
+        self._parked.pop(tid, None)
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.detach(tid, received)
+
+    def _detach_freed(self) -> None:
+        while self._freed:
+            tid, since_ns = self._freed.pop()
+            wait = self._parked.get(tid)
+            if wait is not None and wait.since_ns == since_ns:
+                self._detach(tid, 0)
+
+    def _collect_changes(self) -> None:
+        while (change := ptrace.next_change()) is not None:
+            tid, status = change
+            wait = self._parked.get(tid)
+            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                self._parked.pop(tid, None)
+                if wait is not None:
+                    self._lost(wait)
+            elif wait is None:
+                # It stopped later than we were willing to wait for.
+                self._detach(tid, 0)
+            elif not ptrace.is_trap(status):
+                self._take_stop(wait, status)
+
+    def _look_for_signals(self) -> None:
+        for wait in list(self._parked.values()):
+            if _has_signal(wait):
+                self._let_handle(wait, 0)
+
+    def _confirm(self) -> None:
+        now = time.monotonic()
+        due = [tgid for when, tgid in self._continued if when <= now]
+        self._continued = [entry for entry in self._continued if entry[0] > now]
+        for tgid in due:
+            if _is_stopped(tgid):
+                _continue(tgid)
+
+
+def _continue(tgid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(tgid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        finally:
+            os.close(pidfd)
+
+
+def _is_stopped(tgid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{tgid}/stat", "rb") as stat:
+        return stat.read().rpartition(b")")[2].split()[0] == b"T"
+    return False
+
+
+def _has_signal(wait: Wait) -> bool:
+    """Whether a signal waits that the thread would notice. SIGCONT is ours, from the time when the thread was spinning."""
+    try:
+        with open(f"/proc/{wait.tgid}/task/{wait.tid}/status", "rb") as status:
+            fields = dict(line.split(b":\t", 1) for line in status.read().splitlines() if line.startswith((b"Sig", b"Shd")))
+    except OSError:
+        return False
+    pending, shared, blocked, ignored = (int(fields[name], 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigIgn"))
+    return bool((pending | shared) & ~blocked & ~ignored & ~_SIGCONT_BIT)

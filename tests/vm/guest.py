@@ -1,0 +1,43 @@
+"""Runs inside the machine: make the file systems and run the selected tests on each. Arguments: exchange directory, tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_DISKS = {"ext4": ("/dev/vda", ["mkfs.ext4", "-q"]), "xfs": ("/dev/vdb", ["mkfs.xfs", "-q"])}
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Each file system in turn; ``results.<file system>`` in the exchange directory gets a line for each test."""
+    exchange, tests = Path(sys.argv[1]), sys.argv[2:]
+    for module in ("virtio_blk", "loop", *_DISKS):
+        subprocess.run(["modprobe", module], check=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=False)
+    for name, (device, make) in _DISKS.items():
+        selected = [test.partition(":")[2] for test in tests if test.startswith(f"{name}:")]
+        if not selected:
+            continue
+        subprocess.run([*make, device], check=True)
+        mount = Path("/run/disk") / name
+        mount.mkdir(parents=True)
+        subprocess.run(["mount", "-t", name, device, mount], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--color=no", *selected],
+            cwd=_PROJECT,
+            env={
+                **os.environ,
+                "ACTIVE_RESTORE_DISK": str(mount),
+                "ACTIVE_RESTORE_RESULTS": str(exchange / f"results.{name}"),
+                "PYTHONPATH": str(_PROJECT / "agent"),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            check=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

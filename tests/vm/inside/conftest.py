@@ -1,0 +1,57 @@
+"""Tests in this directory need a kernel that takes BPF LSM programs: ``tests/vm/test_kernels.py`` runs them in one.
+
+Outside they are not collected. To run them on a machine of your own: ACTIVE_RESTORE_DISK=/mnt/an-ext4-or-xfs pytest ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.vm.inside.territory import Guarded
+
+_DISK = os.environ.get("ACTIVE_RESTORE_DISK")
+_RESULTS = os.environ.get("ACTIVE_RESTORE_RESULTS")
+
+if _DISK is None and "ACTIVE_RESTORE_COLLECT" not in os.environ:
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A line for each test as soon as it ends: a machine that hangs loses nothing but the test that hung."""
+    if _RESULTS and (report.when == "call" or report.outcome != "passed"):
+        entry = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "text": report.longreprtext}
+        entry["text"] += "".join(f"\n--- {title}\n{text}" for title, text in report.sections if report.outcome == "failed")
+        with Path(_RESULTS).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+@pytest.fixture(scope="session")
+def disk() -> Path:
+    """A directory on the file system under test."""
+    assert _DISK is not None
+    return Path(_DISK)
+
+
+@pytest.fixture(scope="session")
+def session_guard(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """One armed interceptor for all tests that do not need their own: loading takes long on an emulated processor."""
+    from tests.vm.inside.territory import Guarded
+
+    with Guarded(disk / "session", tmp_path_factory.mktemp("run")) as guarded:
+        yield guarded
+
+
+@pytest.fixture
+def guarded(session_guard: Guarded) -> Iterator[Guarded]:
+    """The armed interceptor, with nobody waiting before and after."""
+    yield session_guard
+    session_guard.settle()
+    assert session_guard.waiting() == []

@@ -1,0 +1,159 @@
+"""A directory under guard and a small engine that fills placeholders when a test says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from active_restore.intercept.base import Territory
+from active_restore.intercept.bpf_lsm import BpfInterceptor
+from active_restore.marker import MARKER, marker_prefix, marker_value
+from active_restore.model import Gate, Intent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from active_restore.intercept.waits import Wait
+    from active_restore.model import Fault
+
+RESTORE_ID = "00112233445566%02x"
+DEADLINE_S = 60.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition. Fails after a minute."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.002)
+
+
+def state_of(pid: int, tid: int | None = None) -> str:
+    """The state letter of a thread; empty where it is gone."""
+    try:
+        with open(f"/proc/{pid}/task/{tid or pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """A child that runs ``code`` with ``arguments`` in ``sys.argv[1:]``."""
+    words = [sys.executable, "-I", "-c", code, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, text=True)
+
+
+def finish(child: subprocess.Popen[str]) -> str:
+    """What the child printed. Fails where it does not end."""
+    out, _ = child.communicate(timeout=DEADLINE_S)
+    return out
+
+
+class Guarded:
+    """``root`` under guard. Faults are kept in ``faults``; rows in ``at_once`` are filled as they come."""
+
+    _serial = 0
+
+    def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | None = None) -> None:
+        Guarded._serial += 1
+        self.root, self.run_dir = root, run_dir
+        restore_id = RESTORE_ID % Guarded._serial
+        self.prefix = marker_prefix(restore_id)
+        self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir))
+        self.interceptor = interceptor or BpfInterceptor(placeholders=1000)
+        self.paths: dict[int, Path] = {}
+        self.contents: dict[int, bytes] = {}
+        self.at_once: set[int] = set()
+        self.faults: list[Fault] = []
+        self._row = 0
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self.root.mkdir(exist_ok=True)
+        self.interceptor.arm(self.territory)
+        self.serve()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.interceptor.disarm()
+        self.join()
+
+    def serve(self) -> None:
+        """Start the threads of the interceptor."""
+        for _ in range(self.interceptor.serve_threads):
+            thread = threading.Thread(target=self.interceptor.serve, args=(self._on_fault,))
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self) -> None:
+        """Wait for the threads of the interceptor."""
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
+
+    def _on_fault(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        if fault.row in self.at_once:
+            self.fill(fault.row)
+
+    def lay(self, name: str, content: bytes, mode: int = 0o644) -> int:
+        """A new placeholder; returns its row."""
+        self._row += 1
+        row, path = self._row, self.root / name
+        os.mknod(path, mode | 0o100000)
+        os.truncate(path, len(content))
+        os.setxattr(path, MARKER, marker_value(self.prefix, row))
+        self.paths[row], self.contents[row] = path, content
+        self.interceptor.add([(row, os.stat(path).st_ino)])
+        return row
+
+    def lay_now(self, name: str, content: bytes, mode: int = 0o644) -> Path:
+        """A placeholder that is filled as soon as somebody wants it."""
+        row = self.lay(name, content, mode)
+        self.at_once.add(row)
+        return self.paths[row]
+
+    def of(self, row: int) -> list[Fault]:
+        """The faults of a row so far."""
+        return [fault for fault in self.faults if fault.row == row]
+
+    def fill(self, row: int) -> None:
+        """What the engine does: write, make durable, unmark, open the gate, let everybody go."""
+        path = self.paths[row]
+        if path.exists() and row in self.contents:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, self.contents[row], 0)
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            os.removexattr(path, MARKER)
+            del self.contents[row]
+        self.interceptor.release(row, Gate.ALL, self.of(row))
+
+    def faulted(self, row: int, count: int = 1) -> None:
+        """Wait until a row has this many faults."""
+        until(lambda: len(self.of(row)) >= count, f"fault {count} of {self.paths[row].name}")
+
+    def parked(self, pid: int, tid: int | None = None) -> None:
+        """Wait until a thread is parked by ptrace."""
+        until(lambda: state_of(pid, tid) == "t", f"parking of {pid}/{tid or pid} (now {state_of(pid, tid)!r})")
+
+    def waiting(self) -> list[Wait]:
+        """Everybody in the kernel's map of waiters."""
+        return list(self.interceptor._waiters.all())
+
+    def settle(self) -> None:
+        """Fill what a test has left."""
+        for row in list(self.contents):
+            self.fill(row)
+        until(lambda: not self.waiting(), "the end of all waits")
+        self.faults.clear()
+
+
+__all__ = ["DEADLINE_S", "Guarded", "Intent", "finish", "python", "state_of", "until"]

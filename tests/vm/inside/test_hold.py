@@ -1,0 +1,326 @@
+"""Whoever opens a placeholder is held without a trace and gets the content."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from active_restore.model import Gate, Intent
+from tests.vm.inside.territory import finish, python, state_of, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.vm.inside.territory import Guarded
+
+CONTENT = b"what the backup holds\n" * 1000
+
+
+def test_reader_gets_content(guarded: Guarded) -> None:
+    path = guarded.lay_now("plain", CONTENT)
+    assert subprocess.run(["cat", path], capture_output=True, check=True, timeout=60).stdout == CONTENT
+
+
+def test_parked_reader_gets_content(guarded: Guarded) -> None:
+    row = guarded.lay("slow", CONTENT)
+    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    guarded.parked(child.pid)
+    guarded.fill(row)
+    assert child.communicate(timeout=60)[0] == CONTENT
+    assert len(guarded.of(row)) == 1
+
+
+def test_fault_tells_who_wants_what(guarded: Guarded) -> None:
+    row = guarded.lay("told", CONTENT)
+    child = python("import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR))", guarded.paths[row])
+    guarded.faulted(row)
+    fault = guarded.of(row)[0]
+    assert (fault.intent, fault.task.tid, fault.task.tgid, fault.range) == (Intent.WRITE, child.pid, child.pid, None)
+    assert fault.task.comm.startswith("python")
+    guarded.fill(row)
+    assert finish(child) == ""
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES])
+def test_refusal_is_an_errno(guarded: Guarded, code: int) -> None:
+    row = guarded.lay(f"refused{code}", CONTENT)
+    attempt = "import sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
+    child = python(attempt, guarded.paths[row])
+    guarded.parked(child.pid)
+    guarded.interceptor.refuse(row, code, guarded.of(row))
+    assert finish(child) == f"{code}\n"
+    # The placeholder stays guarded: the next one waits again.
+    again = python(attempt, guarded.paths[row])
+    guarded.faulted(row, 2)
+    guarded.fill(row)
+    assert finish(again) == ""
+
+
+def test_readers_pass_before_writers(guarded: Guarded) -> None:
+    row = guarded.lay("half", CONTENT)
+    reader = python("import sys; print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
+    writer = python("import sys; open(sys.argv[1], 'r+b').write(b'mine')", guarded.paths[row])
+    guarded.faulted(row, 2)
+    with open(os.open(guarded.paths[row], os.O_WRONLY), "wb") as file:
+        file.write(CONTENT)
+    readers = [fault for fault in guarded.of(row) if fault.intent is Intent.READ]
+    guarded.interceptor.release(row, Gate.READ, readers)
+    assert finish(reader) == f"{len(CONTENT)}\n"
+    assert writer.poll() is None
+    guarded.fill(row)
+    assert finish(writer) == ""
+    assert guarded.paths[row].read_bytes()[:4] == b"mine"
+
+
+def test_truncate_by_path_waits(guarded: Guarded) -> None:
+    row = guarded.lay("cut", CONTENT)
+    child = python("import os, sys; os.truncate(sys.argv[1], 10)", guarded.paths[row])
+    guarded.faulted(row)
+    assert guarded.of(row)[0].intent is Intent.TRUNCATE
+    assert guarded.paths[row].stat().st_size == len(CONTENT)
+    guarded.fill(row)
+    assert finish(child) == ""
+    assert guarded.paths[row].read_bytes() == CONTENT[:10]
+
+
+def test_many_threads_of_one_process(guarded: Guarded) -> None:
+    row = guarded.lay("shared", CONTENT)
+    code = """
+        import sys, threading
+        def read(): sizes.append(len(open(sys.argv[1], "rb").read()))
+        sizes = []
+        threads = [threading.Thread(target=read) for _ in range(20)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(sizes.count(int(sys.argv[2])))
+    """
+    child = python(textwrap.dedent(code), guarded.paths[row], str(len(CONTENT)))
+    guarded.faulted(row, 20)
+    guarded.fill(row)
+    assert finish(child) == "20\n"
+
+
+def test_sibling_threads_see_no_interruption(guarded: Guarded) -> None:
+    """The raw system calls, because Python repeats interrupted ones by itself."""
+    row = guarded.lay("sibling", CONTENT)
+    code = """
+        import ctypes, os, sys, threading
+        libc = ctypes.CDLL(None, use_errno=True)
+        epoll, seen = libc.epoll_create1(0), []
+        def wait():
+            buffer = ctypes.create_string_buffer(64)
+            print("waiting", flush=True)
+            seen.append((libc.epoll_wait(epoll, buffer, 1, 30000), ctypes.get_errno()))
+        sibling = threading.Thread(target=wait)
+        sibling.start()
+        print(len(open(sys.argv[1], "rb").read()), flush=True)
+        read, write = os.pipe()
+        event = (ctypes.c_uint32 * 3)(1, 0, 0)
+        libc.epoll_ctl(epoll, 1, read, event)
+        os.write(write, b"x")
+        sibling.join()
+        print(seen[0][0])
+    """
+    child = python(textwrap.dedent(code), guarded.paths[row])
+    guarded.faulted(row)
+    guarded.parked(child.pid)
+    guarded.fill(row)
+    assert finish(child).splitlines() == ["waiting", str(len(CONTENT)), "1"]
+
+
+def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
+    row = guarded.lay("parent", CONTENT)
+    code = """
+        import os, sys
+        child = os.fork()
+        if not child:
+            open(sys.argv[1]).read()
+            os._exit(7)
+        print(child, flush=True)
+        statuses = []
+        while not statuses or not os.WIFEXITED(statuses[-1]):
+            statuses.append(os.waitpid(child, os.WUNTRACED | os.WCONTINUED)[1])
+        print([hex(status) for status in statuses])
+    """
+    child = python(textwrap.dedent(code), guarded.paths[row])
+    guarded.faulted(row)
+    guarded.parked(guarded.of(row)[0].task.tid)
+    guarded.fill(row)
+    assert finish(child).splitlines()[1] == "['0x700']"
+
+
+def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) -> None:
+    import pexpect
+
+    row = guarded.lay("shell", b"the content\n")
+    shell = pexpect.spawn("bash", ["--norc", "-i"], encoding="utf-8", timeout=60, env={"PS1": "$ ", "PATH": os.environ["PATH"]})
+    shell.expect_exact("$ ")
+    shell.sendline(f"cat {guarded.paths[row]}; jobs; echo 'fin'ished")
+    guarded.faulted(row)
+    guarded.parked(guarded.of(row)[0].task.tid)
+    guarded.fill(row)
+    shell.expect_exact("finished")
+    assert "the content" in shell.before
+    assert "topped" not in shell.before
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
+def test_signal_ends_a_waiting_task(guarded: Guarded, number: signal.Signals) -> None:
+    row = guarded.lay(f"killed{number}", CONTENT)
+    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    guarded.parked(child.pid)
+    child.send_signal(number)
+    assert child.wait(60) == -number
+    child.communicate()
+    until(lambda: not guarded.waiting(), "the end of the wait")
+
+
+def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
+    row = guarded.lay("alarm", CONTENT)
+    code = """
+        import os, signal, sys
+        signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"handled\\n"))
+        print(len(open(sys.argv[1], "rb").read()))
+    """
+    child = python(textwrap.dedent(code), guarded.paths[row])
+    guarded.parked(child.pid)
+    child.send_signal(signal.SIGUSR1)
+    # The call is restarted after the handler, and the task is held again.
+    guarded.faulted(row, 2)
+    guarded.fill(row)
+    assert sorted(finish(child).splitlines()) == [str(len(CONTENT)), "handled"]
+
+
+def test_users_stop_is_honoured(guarded: Guarded) -> None:
+    row = guarded.lay("stopped", CONTENT)
+    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    guarded.parked(child.pid)
+    child.send_signal(signal.SIGSTOP)
+    until(lambda: state_of(child.pid) == "T", "the user's stop")
+    guarded.fill(row)
+    assert state_of(child.pid) == "T"
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate(timeout=60)[0] == CONTENT
+
+
+def test_exec_of_a_placeholder(guarded: Guarded) -> None:
+    with open("/bin/echo", "rb") as program:
+        path = guarded.lay_now("program", program.read(), 0o755)
+    assert subprocess.run([path, "ran"], capture_output=True, check=True, timeout=60).stdout == b"ran\n"
+
+
+def test_script_of_a_placeholder(guarded: Guarded) -> None:
+    path = guarded.lay_now("script", b"#!/bin/sh\necho \"$1\"\n", 0o755)
+    assert subprocess.run([path, "ran"], capture_output=True, check=True, timeout=60).stdout == b"ran\n"
+
+
+def test_vfork_child_and_its_parent(guarded: Guarded) -> None:
+    """posix_spawn suspends the parent until the child has started the placeholder."""
+    with open("/bin/true", "rb") as program:
+        path = guarded.lay_now("spawned", program.read(), 0o755)
+    child = python("import os, sys; print(os.waitpid(os.posix_spawn(sys.argv[1], ['x'], {}), 0)[1])", path)
+    assert finish(child) == "0\n"
+
+
+def test_init_of_a_container(guarded: Guarded) -> None:
+    path = guarded.lay_now("init", CONTENT)
+    words = ["unshare", "--fork", "--pid", "--mount-proc", "cat", path]
+    assert subprocess.run(words, capture_output=True, check=True, timeout=60).stdout == CONTENT
+
+
+def test_frozen_cgroup(guarded: Guarded) -> None:
+    group = "/sys/fs/cgroup/active-restore-test"
+    os.makedirs(group, exist_ok=True)
+    row = guarded.lay("frozen", CONTENT)
+    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    guarded.parked(child.pid)
+    with open(f"{group}/cgroup.procs", "w") as procs:
+        procs.write(str(child.pid))
+    with open(f"{group}/cgroup.freeze", "w") as freeze:
+        freeze.write("1")
+    guarded.fill(row)
+    with open(f"{group}/cgroup.freeze", "w") as freeze:
+        freeze.write("0")
+    assert child.communicate(timeout=60)[0] == CONTENT
+    os.rmdir(group)
+
+
+def test_seccomp_locked_task(guarded: Guarded) -> None:
+    """Strict mode would not allow open; a filter that allows everything shows that restarts pass the filter again."""
+    path = guarded.lay_now("seccomp", CONTENT)
+    code = """
+        import ctypes, struct, sys
+        libc = ctypes.CDLL(None)
+        allow = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
+        program = ctypes.create_string_buffer(struct.pack("=H6xQ", 1, ctypes.addressof(allow)))
+        assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+        print(len(open(sys.argv[1], "rb").read()))
+    """
+    assert finish(python(textwrap.dedent(code), path)) == f"{len(CONTENT)}\n"
+
+
+def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
+    """The bit of a deleted placeholder is still set when its inode number is given to a new file."""
+    row = guarded.lay("deleted", CONTENT)
+    inode = guarded.paths[row].stat().st_ino
+    guarded.paths[row].unlink()
+    code = "import os, sys; print(os.stat(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL | os.O_RDWR)).st_ino)"
+    made = [int(finish(python(code, guarded.root / f"new{index}"))) for index in range(3)]
+    assert inode in made
+    again = python("import sys; print(open(sys.argv[1]).read())", guarded.root / f"new{made.index(inode)}")
+    assert finish(again) == "\n"
+
+
+def test_exempt_child_reads_what_is_there(guarded: Guarded) -> None:
+    row = guarded.lay("exempt", CONTENT)
+    child = python("import sys; input(); print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
+    guarded.interceptor.exempt(child.pid)
+    assert child.communicate("\n", timeout=60)[0] == f"{len(CONTENT)}\n"
+    guarded.interceptor.unexempt(child.pid)
+    assert guarded.of(row) == []
+
+
+@pytest.mark.parametrize(
+    "prelude",
+    ["import signal; signal.signal(signal.SIGCONT, print)", "import signal; signal.pthread_sigmask(0, [signal.SIGCONT])"],
+    ids=["SIGCONT handler", "SIGCONT blocked"],
+)
+def test_odd_task_gets_eagain_without_a_guard(guarded: Guarded, prelude: str) -> None:
+    row = guarded.lay("odd" + prelude[-12:-9], CONTENT)
+    code = f"{prelude}\nimport sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
+    assert finish(python(code, guarded.paths[row])) == f"{errno.EAGAIN}\n"
+    assert guarded.of(row) == []
+
+
+def test_traced_task_gets_eagain_without_a_guard(guarded: Guarded) -> None:
+    row = guarded.lay("traced", CONTENT)
+    done = subprocess.run(["strace", "-f", "-o", "/dev/null", "cat", guarded.paths[row]], capture_output=True, timeout=60)
+    assert b"temporarily unavailable" in done.stderr
+    assert guarded.of(row) == []
+
+
+def test_five_thousand_wait_at_once(guarded: Guarded) -> None:
+    row = guarded.lay("crowd", CONTENT)
+    code = """
+        import sys, threading
+        threading.stack_size(65536)
+        def read():
+            with open(sys.argv[1], "rb") as file: sizes.append(len(file.read()))
+        sizes = []
+        threads = [threading.Thread(target=read) for _ in range(5000)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(sizes.count(int(sys.argv[2])))
+    """
+    child = python(textwrap.dedent(code), guarded.paths[row], str(len(CONTENT)))
+    until(lambda: len(guarded.waiting()) == 5000, "5,000 waits")
+    guarded.fill(row)
+    assert child.communicate(timeout=240)[0] == "5000\n"

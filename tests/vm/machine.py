@@ -1,0 +1,78 @@
+"""Boot a kernel with virtme-ng on this machine's own files, run a command inside, and end it whatever happens."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_LSM = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
+_DISK_BYTES = 2 << 30
+_MEMORY = "3G"
+_TAIL_LINES = 60
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as ``setup`` unpacks it: ``directory/boot/vmlinuz-*`` with its modules in ``directory/lib``."""
+
+    name: str
+    directory: Path
+
+    @property
+    def image(self) -> Path:
+        """The file to boot."""
+        return next((self.directory / "boot").glob("vmlinuz-*"))
+
+
+class Hung(Exception):
+    """The machine did not end in time; the message holds the end of its console."""
+
+
+def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
+    """Run ``command`` as root inside; returns the console's text. ``exchange`` is writable inside, disks are empty.
+
+    Everything else of this machine is readable inside and writable into memory only. Raises ``Hung``.
+    """
+    images = [_make_disk(exchange / f"{name}.img") for name in disks]
+    tools = Path(sys.executable).parent
+    words = [str(tools / "vng"), "--run", str(kernel.image), "--disable-kvm", "--force-9p", "--verbose"]
+    words += ["--cpus", "2", "--memory", _MEMORY, "--rwdir", str(exchange), "--append", _LSM]
+    words += [word for image in images for word in ("--disk", str(image))]
+    words += ["--exec", f"{shlex.join(command)} > {shlex.quote(str(exchange / 'output'))} 2>&1"]
+    console = exchange / "console"
+    with console.open("wb") as log:
+        machine = subprocess.Popen(
+            ["nice", "-n", "10", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+            start_new_session=True,
+        )
+        try:
+            machine.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise Hung(f"{kernel.name} did not end within {timeout_s:.0f} s\n{tail(console)}") from None
+        finally:
+            if machine.poll() is None:
+                os.killpg(machine.pid, signal.SIGKILL)
+                machine.wait()
+            for image in images:
+                image.unlink()
+    return tail(console)
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+
+
+def _make_disk(path: Path) -> Path:
+    with path.open("wb") as image:
+        image.truncate(_DISK_BYTES)
+    return path

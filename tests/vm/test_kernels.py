@@ -1,0 +1,116 @@
+"""The tests of ``tests/vm/inside`` as ordinary tests, each run in a virtual machine: for each kernel, for each file system.
+
+Kernels lie in ``build/vm/kernels`` (``setup`` fetches them) or where ACTIVE_RESTORE_KERNELS says. A machine boots once
+and runs all that is selected for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.vm import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HERE = Path(__file__).parent
+_PROJECT = _HERE.parents[1]
+_BUILD = _PROJECT / "build" / "vm"
+_FILE_SYSTEMS = ("ext4", "xfs")
+_TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
+
+Results = dict[tuple[str, str], dict[str, Any]]
+
+
+def _kernel_dir() -> Path:
+    return Path(os.environ.get("ACTIVE_RESTORE_KERNELS", _BUILD / "kernels"))
+
+
+@cache
+def _kernels() -> dict[str, machine.Kernel]:
+    subprocess.run([_HERE / "setup", _kernel_dir(), sys.executable], check=True, stdout=sys.stderr)
+    found = sorted(_kernel_dir().glob("*/boot/vmlinuz-*"))
+    return {image.parents[1].name: machine.Kernel(image.parents[1].name, image.parents[1]) for image in found}
+
+
+@cache
+def _inside() -> list[str]:
+    """The tests that there are, by pytest itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(_HERE / "inside")],
+        cwd=_PROJECT,
+        env={**os.environ, "ACTIVE_RESTORE_COLLECT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    tests = [line for line in done.stdout.splitlines() if "::" in line]
+    assert tests, done.stdout + done.stderr
+    return tests
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each kernel, file system and test inside."""
+    if "inside" in metafunc.fixturenames:
+        cases = [(kernel, system, test) for kernel in _kernels() for system in _FILE_SYSTEMS for test in _inside()]
+        ids = [f"{kernel}-{system}-{test.rpartition('/')[2]}" for kernel, system, test in cases]
+        metafunc.parametrize(("kernel", "system", "inside"), cases, ids=ids)
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Callable[[str], Results]:
+    """Boots a kernel the first time that one of its tests is asked for."""
+    wanted: dict[str, list[str]] = {}
+    for item in request.session.items:
+        case = getattr(item, "callspec", None)
+        if case is not None and "inside" in case.params:
+            wanted.setdefault(case.params["kernel"], []).append(f"{case.params['system']}:{case.params['inside']}")
+
+    @cache
+    def boot(name: str) -> Results:
+        exchange = _BUILD / "runs" / name
+        shutil.rmtree(exchange, ignore_errors=True)
+        exchange.mkdir(parents=True)
+        command = [sys.executable, str(_HERE / "guest.py"), str(exchange), *wanted[name]]
+        try:
+            console = machine.run(_kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)
+        except machine.Hung as hung:
+            console = str(hung)
+        found = _read(exchange)
+        output = exchange / "output"
+        ending = f"{console}\n--- output\n{machine.tail(output) if output.exists() else ''}"
+        return {**{("", ""): {"text": ending}}, **found}
+
+    return boot
+
+
+def _read(exchange: Path) -> Results:
+    found: Results = {}
+    for file in exchange.glob("results.*"):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            # A failure while tearing down comes after the success of the test itself.
+            if found.get((file.suffix[1:], entry["test"]), {}).get("outcome") != "failed":
+                found[file.suffix[1:], entry["test"]] = entry
+    return found
+
+
+@pytest.mark.timeout(0)
+def test_in_kernel(results: Callable[[str], Results], kernel: str, system: str, inside: str) -> None:
+    found = results(kernel)
+    entry = found.get((system, inside))
+    if entry is None:
+        pytest.fail(f"the machine ended before this test did\n{found['', '']['text']}", pytrace=False)
+    if entry["outcome"] == "skipped":
+        pytest.skip(entry["text"])
+    if entry["outcome"] != "passed":
+        pytest.fail(entry["text"], pytrace=False)
