@@ -18,16 +18,20 @@ _MAX_RECORDS = 1000
 class _Dropping(logging.handlers.QueueHandler):
     """Leaves a record out rather than wait for room."""
 
+    def __init__(self, records: queue.SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(records)
+        self._records = records
+
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Take the record if there is room."""
-        with contextlib.suppress(queue.Full):
-            self.queue.put_nowait(record)
+        """Take the record if there is room. The bound is kept here: the end of the log must always find a place."""
+        if self._records.qsize() < _MAX_RECORDS:
+            self._records.put(record)
 
 
 @contextlib.contextmanager
 def to_stderr(*, debug: bool) -> Iterator[None]:
     """Log to stderr while the block runs: warnings and worse, with ``debug`` everything."""
-    records: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_RECORDS)
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     writer = logging.StreamHandler(sys.stderr)
     writer.setFormatter(logging.Formatter("active-restore: %(levelname)s: %(message)s"))
     listener = logging.handlers.QueueListener(records, writer)

@@ -31,15 +31,16 @@ def parse_rate(text: str) -> int:
 
 
 def size(count: float) -> str:
-    """Bytes in binary units, three digits: ``812 B``, ``1.50 KiB``, ``23.4 GiB``. Rounds down, so a part never looks whole."""
-    unit = 0
-    while count >= 1024 and unit < len(_NAMES) - 1:
-        count /= 1024
-        unit += 1
+    """Bytes in binary units, three digits: ``812 B``, ``1.50 KiB``, ``23.4 GiB``. Rounded down: a part never looks whole."""
+    whole = int(count)
+    unit = min(max(whole.bit_length() - 1, 0) // 10, len(_NAMES) - 1)
     if unit == 0:
-        return f"{int(count)} B"
-    digits = 2 if count < 10 else 1 if count < 100 else 0
-    return f"{math.floor(count * 10**digits) / 10**digits:.{digits}f} {_NAMES[unit]}"
+        return f"{whole} B"
+    scale = 1 << (10 * unit)
+    digits = 2 if whole < 10 * scale else 1 if whole < 100 * scale else 0
+    shifted = whole * 10**digits // scale
+    fraction = f".{shifted % 10**digits:0{digits}d}" if digits else ""
+    return f"{shifted // 10**digits}{fraction} {_NAMES[unit]}"
 
 
 def percent(done: int, total: int) -> str:

@@ -47,8 +47,6 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore."""
-    from active_restore import agent
-
     command.selection(arguments)  # a pattern that is wrong is told before anything else is tried
     if not arguments.fault_timeout > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
@@ -65,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         limit_bytes_per_s=parse_rate(arguments.limit),
         fault_timeout_s=arguments.fault_timeout,
     )
+    # Only now: it brings every library with it, and what is mistyped should be told at once.
+    from active_restore import agent
+
     with reporter(as_json=arguments.json) as told:
         done = agent.restore(options, told, os.environ)
     return exit_code(done)

@@ -106,7 +106,7 @@ def frame(status: Status, age_s: float = 0.0) -> RenderableType:
     return Group(*parts)
 
 
-def _lanes(status: Status) -> Table:
+def _lanes(status: Status) -> Group:
     table = Table.grid(padding=(0, 2))
     for name in _LANES:
         lane = status.lanes.get(name, LaneCount())
@@ -116,8 +116,7 @@ def _lanes(status: Status) -> Table:
         told.append(f"{status.refused:,} refused")
     if status.interceptor:
         told.append(f"held by {status.interceptor}")
-    table.add_row(Text(""), Text(", ".join(told), style="dim"))
-    return table
+    return Group(table, Text(", ".join(told), style="dim"))
 
 
 def _waiting(status: Status, age_s: float) -> Table:
