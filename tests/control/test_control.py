@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_restore.control import messages, registry
+from active_restore.control import messages
 from active_restore.control.client import ControlClient
 from active_restore.control.messages import PathText, StatusText, parse_request
 from active_restore.control.names import shown
@@ -351,54 +351,3 @@ def test_the_longest_answer_fits() -> None:
     line = messages.Answer(status=StatusText.of(status)).to_line()
     assert len(line) <= messages.MAX_ANSWER_BYTES
     assert len(StatusText.of(status).to_status().waiting) == messages.MAX_WAITING
-
-
-class TestRegistry:
-    """Restores found by their targets and by paths in them."""
-
-    @pytest.fixture(autouse=True)
-    def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("ACTIVE_RESTORE_STATE", str(tmp_path / "state"))
-        return tmp_path / "state"
-
-    def write(self, state: Path, target: str) -> None:
-        directory = state / registry.directory_name(target)
-        directory.mkdir(parents=True)
-        fields = {"restore_id": "x", "source": "dir:/s", "target": target, "snapshot": "latest", "phase": "restoring"}
-        (directory / "restore.json").write_text(json.dumps(fields))
-
-    def test_none(self) -> None:
-        assert registry.known() == []
-        with pytest.raises(NotRunning):
-            registry.find("/srv")
-        with pytest.raises(NotRunning):
-            registry.containing("/srv/x")
-
-    def test_innermost_target_holds_the_path(self, state: Path, tmp_path: Path) -> None:
-        outer, inner = str(tmp_path / "tree"), str(tmp_path / "tree/in")
-        os.makedirs(inner)
-        self.write(state, outer)
-        self.write(state, inner)
-        link = tmp_path / "link"
-        link.symlink_to(inner)
-        assert [restore.target for restore in registry.known()] == [outer, inner]
-        found, relative = registry.containing(f"{link}/deep/file")
-        assert (found.target, relative) == (inner, b"deep/file")
-        assert registry.containing(outer)[1] == b""
-        with pytest.raises(NotRunning):
-            registry.containing(outer + "-not")
-        assert registry.find(str(link)).target == inner
-
-    def test_names_that_are_not_utf8(self, state: Path, tmp_path: Path) -> None:
-        target = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
-        os.mkdir(target)
-        self.write(state, target)
-        assert registry.find(target).target == target
-        assert registry.containing(target + "/\udcfe")[1] == b"\xfe"
-
-    def test_damaged(self, state: Path) -> None:
-        (state / "0123").mkdir(parents=True)
-        assert registry.known() == []
-        (state / "0123/restore.json").write_text("{")
-        with pytest.raises(ActiveRestoreError, match="damaged"):
-            registry.known()

@@ -101,8 +101,8 @@ class ControlClient:
             answer = Answer.model_validate_json(line)
         except ValidationError as error:
             raise self._strange() from error
-        if answer.error is not None:
-            raise answer.error.to_error()
+        if not answer.ok:
+            raise answer.error.to_error() if answer.error is not None else self._strange()
         return answer
 
     def _unreachable(self, error: OSError) -> ActiveRestoreError:

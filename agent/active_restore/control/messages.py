@@ -108,6 +108,11 @@ class TaskText(BaseModel):
     tgid: int
     comm: str
 
+    @classmethod
+    def of(cls, task: Task) -> TaskText:
+        """The text of a task."""
+        return cls(tid=task.tid, tgid=task.tgid, comm=plain(task.comm))
+
 
 class WaitingText(PathText):
     """A task that waits, see ``progress.Waiting``."""
@@ -119,8 +124,7 @@ class WaitingText(PathText):
     @classmethod
     def waiting(cls, waiting: Waiting) -> WaitingText:
         """The text of a task that waits."""
-        task = TaskText(tid=waiting.task.tid, tgid=waiting.task.tgid, comm=plain(waiting.task.comm))
-        return cls(**path_fields(waiting.path), task=task, waited_ms=waiting.waited_ms)
+        return cls(**path_fields(waiting.path), task=TaskText.of(waiting.task), waited_ms=waiting.waited_ms)
 
 
 class LaneText(BaseModel):

@@ -91,9 +91,7 @@ def _translate(pattern: str) -> str:
         raise UsageError("a pattern of --include or --exclude is empty", "leave the option out to restore everything")
     names = [name for name in pattern.split("/") if name not in ("", ".")]
     if ".." in names:
-        raise UsageError(
-            f"pattern {pattern!r} has '..' in it", "paths are matched from the root of the snapshot downwards"
-        )
+        raise UsageError(f"pattern {pattern!r} has '..' in it", "paths are matched from the root of the snapshot downwards")
     while names and names[-1] == _ANY_NAMES:
         names.pop()  # "a/**" matches "a", which covers everything below
     if not names:

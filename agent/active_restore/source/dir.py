@@ -12,7 +12,7 @@ import msgspec
 
 from active_restore.errors import ContentError, NoRepository, SnapshotError, SourceUnavailable
 from active_restore.model import Kind, Node, Piece, Problem
-from active_restore.source import folder, manifest
+from active_restore.source import extents, folder, manifest
 from active_restore.source.base import Handover, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from active_restore.model import FileRef
 
-PIECE_BYTES = 1 << 20
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _DAMAGED = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EACCES, errno.EPERM})
 _NAME = "dir"
@@ -123,7 +122,7 @@ class DirReader:
         try:
             descriptor = self._open(b"/".join(filter(None, (content.prefix, ref.path))))
             try:
-                yield from _pieces(descriptor, ref, content.digest)
+                yield from _verified(descriptor, ref, content.digest)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -172,46 +171,17 @@ class DirReader:
         return SourceUnavailable(f"{self._path}: {error.strerror}", "is it mounted?")
 
 
-def _pieces(descriptor: int, ref: FileRef, digest: bytes) -> Iterator[Piece]:
-    before = os.fstat(descriptor)
-    if (before.st_size, before.st_mtime_ns) != (ref.size, ref.mtime_ns) or before.st_mode & 0o170000 != 0o100000:
-        raise _changed(ref)
+def _verified(descriptor: int, ref: FileRef, digest: bytes) -> Iterator[Piece]:
     running = manifest.Digest() if digest else None
-    for offset, length in _extents(descriptor, before):
-        data = os.pread(descriptor, length, offset)
-        if len(data) != length:
-            raise _changed(ref)
-        if running is not None:
-            running.feed(offset, data)
-        yield Piece(offset, data)
-    after = os.fstat(descriptor)
-    if (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (before.st_size, before.st_mtime_ns, before.st_ctime_ns):
-        raise _changed(ref)
+    try:
+        for offset, data in extents.pieces(descriptor, ref.size, ref.mtime_ns):
+            if running is not None:
+                running.feed(offset, data)
+            yield Piece(offset, data)
+    except ContentError as error:
+        raise ContentError(f"{_text(ref.path)} {error}", error.hint) from None
     if running is not None and running.finish(ref.size) != digest:
         raise ContentError(f"{_text(ref.path)} does not match the manifest", "restore it from another copy")
-
-
-def _extents(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
-    """Offset and length of what to read, in pieces; holes are left out."""
-    size = status.st_size
-    if status.st_blocks * 512 >= size:
-        yield from _cut(0, size)
-        return
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
-        yield from _cut(start, end)
-
-
-def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for offset in range(start, end, PIECE_BYTES):
-        yield offset, min(PIECE_BYTES, end - offset)
 
 
 def _with_content(entry: folder.Entry, digests: Mapping[bytes, bytes] | None, place: bytes, prefix: bytes) -> Node | Problem:
@@ -238,10 +208,6 @@ def _open_start(root: int, prefix: bytes) -> int:
         return folder.open_folder(root, prefix)
     except OSError as error:
         raise SnapshotError(f"there is no folder /{_text(prefix)}: {error.strerror}", "check the subfolder") from error
-
-
-def _changed(ref: FileRef) -> ContentError:
-    return ContentError(f"{_text(ref.path)} changed while it was restored", "restore from something that stands still")
 
 
 def _text(path: bytes) -> str:

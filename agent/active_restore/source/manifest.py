@@ -12,7 +12,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from active_restore.errors import NoRepository, RepositoryDamaged, SourceUnavailable
+from active_restore.errors import ContentError, NoRepository, RepositoryDamaged, SourceUnavailable
+from active_restore.model import Kind, Problem
+from active_restore.source import extents, folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,23 @@ def paths(directory: str) -> tuple[str, str]:
     """Where the manifest of a directory may lie: in it, or next to it where the directory is read-only."""
     directory = os.path.abspath(directory)
     return os.path.join(directory, NAME), directory + NAME
+
+
+def create(directory: str) -> str:
+    """Hash every regular file of a directory and save the manifest; the path that it has.
+
+    Raises ``NoRepository``, ``SourceUnavailable``, and ``ContentError`` for a file that cannot be read or that changes.
+    """
+    try:
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NoRepository(f"{directory}: {error.strerror}", "check the path; is it mounted?") from error
+    try:
+        return save(directory, _digests(root))
+    except OSError as error:
+        raise SourceUnavailable(f"the manifest of {directory} cannot be written: {error.strerror}") from error
+    finally:
+        os.close(root)
 
 
 def save(directory: str, digests: Iterable[tuple[bytes, bytes]]) -> str:
@@ -79,6 +98,29 @@ def parse(text: bytes) -> dict[bytes, bytes]:
     return digests
 
 
+def _digests(root: int) -> Iterator[tuple[bytes, bytes]]:
+    for item in folder.walk(root):
+        name = item.node.path if isinstance(item, folder.Entry) else item.path
+        if isinstance(item, Problem):
+            raise ContentError(f"{name.decode(errors='backslashreplace')}: {item.detail}")
+        if item.node.kind is not Kind.FILE:
+            continue
+        parent = folder.open_folder(root, name.rpartition(b"/")[0])
+        try:
+            descriptor = os.open(name.rpartition(b"/")[2], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+        try:
+            running = Digest()
+            for offset, data in extents.pieces(descriptor, item.node.size, item.node.mtime_ns):
+                running.feed(offset, data)
+        except ContentError as error:
+            raise ContentError(f"{name.decode(errors='backslashreplace')} {error}", error.hint) from None
+        finally:
+            os.close(descriptor)
+        yield name, running.finish(item.node.size)
+
+
 def _replace(path: str, records: list[tuple[bytes, bytes]]) -> None:
     with _replacement(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(_HEADER + b"\0")
@@ -109,14 +151,6 @@ def _replacement(path: str) -> Iterator[int]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def digest_stream(pieces: Iterable[tuple[int, bytes]], size: int) -> bytes:
-    """SHA-256 of a file of ``size`` bytes given as ascending (offset, data); what lies between is zero."""
-    running = Digest()
-    for offset, data in pieces:
-        running.feed(offset, data)
-    return running.finish(size)
 
 
 class Digest:

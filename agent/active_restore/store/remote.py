@@ -26,6 +26,8 @@ _TIMEOUT = timedelta(seconds=120)
 # One place decides about retries, and it is RetryingStore.
 _NO_RETRY: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+# A missing object is Python's own FileNotFoundError to obstore.
+_FAULTS = (exceptions.BaseError, OSError)
 _MESSAGE_CHARS = 160
 
 
@@ -50,7 +52,7 @@ class RemoteStore:
             if size > limit_bytes:
                 raise ObjectTruncated(f"{name} is {size} bytes long, more than the {limit_bytes} it may have")
             return memoryview(answer.bytes())
-        except exceptions.BaseError as error:
+        except _FAULTS as error:
             raise self._translated(error, name) from None
 
     def get_range(self, name: str, offset: int, length: int) -> memoryview:
@@ -59,7 +61,7 @@ class RemoteStore:
             return memoryview(b"")
         try:
             data = memoryview(obstore.get_range(self._objects, name, start=offset, length=length))
-        except exceptions.BaseError as error:
+        except _FAULTS as error:
             raise self._out_of_range(error, name, offset + length) from None
         if len(data) != length:
             raise ObjectTruncated(f"{name} ends before byte {offset + length}")
@@ -69,34 +71,34 @@ class RemoteStore:
         """See ``Store.list``."""
         try:
             return sorted(self._list(folder))
-        except exceptions.BaseError as error:
+        except _FAULTS as error:
             raise self._translated(error, folder) from None
 
     def size(self, name: str) -> int:
         """See ``Store.size``."""
         try:
             return obstore.head(self._objects, name)["size"]
-        except exceptions.BaseError as error:
+        except _FAULTS as error:
             raise self._translated(error, name) from None
 
     def close(self) -> None:
         """See ``Store.close``: obstore closes its connections with the last reference."""
 
-    def _out_of_range(self, error: exceptions.BaseError, name: str, end: int) -> ActiveRestoreError:
+    def _out_of_range(self, error: Exception, name: str, end: int) -> ActiveRestoreError:
         """A range behind the end is an error of the request to some servers: ask for the size before believing that."""
         fault = self._translated(error, name)
         if type(fault) is SourceUnavailable and self.size(name) < end:
             return ObjectTruncated(f"{name} ends before byte {end}")
         return fault
 
-    def _translated(self, error: exceptions.BaseError, name: str) -> ActiveRestoreError:
+    def _translated(self, error: Exception, name: str) -> ActiveRestoreError:
         if isinstance(error, (exceptions.NotFoundError, FileNotFoundError)):
             return ObjectNotFound(f"{name} does not exist in {self.url}")
         if isinstance(error, _DENIED):
             return AccessDenied(f"{self.url} refuses access to {name}", "check user, password and keys (AWS_* for S3)")
         return SourceUnavailable(f"{self.url} cannot be reached: {self._reason(error)}", "check network and server")
 
-    def _reason(self, error: exceptions.BaseError) -> str:
+    def _reason(self, error: Exception) -> str:
         """The first line of a message, without anything secret."""
         reason = str(error).partition("\n")[0]
         for secret in self._secrets:
@@ -108,7 +110,7 @@ def open_remote(scheme: str, address: str, env: dict[str, str]) -> Store:
     """A store for ``s3`` or ``rest``; ``address`` is a URL without secrets. Raises ``UsageError``."""
     try:
         return _open_s3(address, env) if scheme == "s3" else _open_rest(address, env)
-    except (exceptions.BaseError, ValueError, OSError) as error:
+    except (*_FAULTS, ValueError) as error:
         raise UsageError(f"{scheme}:{address} cannot be used: {str(error)[:_MESSAGE_CHARS]}") from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -47,50 +47,75 @@ class _IndexFile(msgspec.Struct):
     supersedes: list[str] | None = None
 
 
+class _Packed(NamedTuple):
+    """The blobs of a pack: ids of 32 bytes, and rows of offset, sealed length, plain length."""
+
+    pack: bytes
+    ids: bytes
+    places: NDArray[np.uint32]
+
+
 class IndexLoader:
-    """Makes the index of a repository, and makes it anew from pack headers when it proves incomplete."""
+    """Makes the index of a repository, and makes it anew with pack headers when it proves incomplete."""
 
     def __init__(self, store: Store, box: Box) -> None:
         self._store = store
         self._box = box
-        self._builder = IndexBuilder()
         self._recovered = False
 
     def load(self) -> BlobIndex:
         """The index. Damaged index files are replaced by the headers of the packs that no other file covers."""
-        names = {entry.name for entry in self._store.list("index")}
-        documents: dict[str, _IndexFile] = {}
-        for name in sorted(names):
-            try:
-                documents[name] = self._read(name)
-            except (ContentError, ObjectNotFound, ObjectTruncated) as error:
-                _log.warning("index file %s is damaged (%s): reading pack headers instead", name[:8], error)
-        superseded = {old for document in documents.values() for old in document.supersedes or ()}
-        for name, document in documents.items():
-            if name not in superseded:
-                for pack in document.packs or ():
-                    self._add(pack)
-        if len(documents) < max(len(names), 1):
-            return self.recover() or self._builder.build()
-        return self._builder.build()
+        builder = IndexBuilder()
+        if not self._add_files(builder):
+            self._recovered = True
+            self._add_headers(builder)
+        return builder.build()
 
     def recover(self) -> BlobIndex | None:
         """The index with the packs that no index file covers; ``None`` when there are none, or when called again."""
         if self._recovered:
             return None
         self._recovered = True
+        builder = IndexBuilder()
+        self._add_files(builder)
+        return builder.build() if self._add_headers(builder) else None
+
+    def _add_files(self, builder: IndexBuilder) -> bool:
+        """Add what the index files say; false where one of them is damaged, or where there are none."""
+        names = sorted(entry.name for entry in self._store.list("index"))
+        loaded: dict[str, list[_Packed]] = {}
+        superseded: set[str] = set()
+        for name in names:
+            try:
+                document = self._read(name)
+            except (ContentError, ObjectNotFound, ObjectTruncated) as error:
+                _log.warning("index file %s is damaged (%s): reading pack headers instead", name[:8], error)
+                continue
+            superseded.update(document.supersedes or ())
+            loaded[name] = [packed for pack in document.packs or () if (packed := _packed(pack)) is not None]
+        for name, packs_of_file in loaded.items():
+            if name in superseded:
+                continue
+            for packed in packs_of_file:
+                if packed.pack not in builder:
+                    builder.add(*_plausible(packed))
+        return len(loaded) == len(names) > 0
+
+    def _add_headers(self, builder: IndexBuilder) -> bool:
+        """Add the packs that the builder does not know, by their headers; whether there were any."""
         found = False
         for entry in self._store.list("data"):
             pack_id = _pack_id(entry.name)
-            if pack_id is None or pack_id in self._builder:
+            if pack_id is None or pack_id in builder:
                 continue
             try:
                 size = entry.size_bytes if entry.size_bytes >= 0 else self._store.size(packs.path(entry.name))
-                self._insert(pack_id, *packs.read_header(self._store, self._box, entry.name, size))
+                header = packs.read_header(self._store, self._box, entry.name, size)
+                builder.add(*_plausible(_Packed(pack_id, *header)))
                 found = True
             except (ContentError, ObjectNotFound, ObjectTruncated) as error:
                 _log.warning("pack %s is damaged: %s", entry.name[:8], error)
-        return self._builder.build() if found else None
+        return found
 
     def _read(self, name: str) -> _IndexFile:
         sealed = self._store.get(f"index/{name}", MAX_UNPACKED_BYTES)
@@ -101,34 +126,35 @@ class IndexLoader:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ContentError(f"not an index: {error}") from error
 
-    def _add(self, pack: _Pack) -> None:
-        pack_id = _pack_id(pack.id)
-        if pack_id is None or pack_id in self._builder:
-            return
-        try:
-            ids = bytes.fromhex("".join([blob.id for blob in pack.blobs]))
-        except ValueError:
-            ids = b""
-        if len(ids) != 32 * len(pack.blobs):
-            _log.warning("the index of pack %s holds a malformed id", pack.id[:8])
-            return
-        places = [(blob.offset, blob.length, blob.uncompressed_length) for blob in pack.blobs]
-        self._insert(pack_id, ids, np.array(places, np.uint32).reshape(-1, 3))
 
-    def _insert(self, pack_id: bytes, ids: bytes, places: NDArray[np.uint32]) -> None:
-        """Add a pack without the entries that no honest program writes."""
-        wide = places.astype(np.int64)
-        good = (
-            (wide[:, 1] >= OVERHEAD_BYTES)
-            & (wide[:, 0] + wide[:, 1] <= 0xFFFFFFFF)
-            & (wide[:, 1] <= MAX_BLOB_BYTES)
-            & (wide[:, 2] <= MAX_BLOB_BYTES)
-        )
-        if not good.all():
-            _log.warning("the index of pack %s holds absurd sizes", pack_id.hex()[:8])
-            ids = np.frombuffer(ids, np.uint8).reshape(-1, 32)[good].tobytes()
-            places = places[good]
-        self._builder.add(pack_id, ids, places)
+def _packed(pack: _Pack) -> _Packed | None:
+    """The compact form of a pack in an index file, ``None`` for a malformed one."""
+    pack_id = _pack_id(pack.id)
+    try:
+        ids = bytes.fromhex("".join([blob.id for blob in pack.blobs]))
+    except ValueError:
+        ids = b""
+    if pack_id is None or len(ids) != 32 * len(pack.blobs):
+        _log.warning("the index of pack %s holds a malformed id", pack.id[:8])
+        return None
+    places = [(blob.offset, blob.length, blob.uncompressed_length) for blob in pack.blobs]
+    return _Packed(pack_id, ids, np.array(places, np.uint32).reshape(-1, 3))
+
+
+def _plausible(packed: _Packed) -> _Packed:
+    """Without the entries that no honest program writes."""
+    wide = packed.places.astype(np.int64)
+    good = (
+        (wide[:, 1] >= OVERHEAD_BYTES)
+        & (wide[:, 0] + wide[:, 1] <= 0xFFFFFFFF)
+        & (wide[:, 1] <= MAX_BLOB_BYTES)
+        & (wide[:, 2] <= MAX_BLOB_BYTES)
+    )
+    if good.all():
+        return packed
+    _log.warning("the index of pack %s holds absurd sizes", packed.pack.hex()[:8])
+    ids = np.frombuffer(packed.ids, np.uint8).reshape(-1, 32)[good].tobytes()
+    return _Packed(packed.pack, ids, packed.places[good])
 
 
 def _pack_id(name: str) -> bytes | None:

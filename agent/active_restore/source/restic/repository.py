@@ -42,7 +42,8 @@ class ResticSource:
         self._store = location.open()
         self._box = Box(keys)
         self._snapshots = Snapshots(self._store, self._box)
-        self._loader = IndexLoader(self._store, self._box)
+        # An attached source was given the best index that there is.
+        self._loader = IndexLoader(self._store, self._box) if index is None else None
         self._index = index
         self._retired: list[BlobIndex] = []
 
@@ -122,12 +123,13 @@ class ResticSource:
     def index(self) -> BlobIndex:
         """Where each blob lies."""
         if self._index is None:
-            self._index = self._loader.load()
+            loader = self._loader or IndexLoader(self._store, self._box)
+            self._index = loader.load()
         return self._index
 
     def _recover(self) -> BlobIndex | None:
         """An index with the packs that no index file covers, made once; ``None`` when there are none."""
-        better = self._loader.recover()
+        better = self._loader.recover() if self._loader is not None else None
         if better is not None:
             # Its descriptor may be in a handover that is under way: it is closed with the source.
             self._retired.append(self.index)

@@ -227,7 +227,7 @@ def _xattrs(stored: list[_Xattr]) -> tuple[tuple[bytes, bytes], ...]:
     for name, value in pairs:
         if not name or b"\0" in name or len(name) > _MAX_NAME_BYTES or len(value) > 65536:
             raise ValueError("an extended attribute that no file can have")
-    return tuple(pair for pair in pairs if pair[0] != _MARKER)
+    return tuple(sorted(pair for pair in pairs if pair[0] != _MARKER))
 
 
 def _u64(number: int) -> int:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from active_restore.errors import ContentError, RepositoryDamaged, SnapshotError
 from active_restore.model import Kind, Node, Problem
 from active_restore.source.restic import tree as trees
+from active_restore.source.restic.blobs import BlobLoader
 from active_restore.source.restic.indexing import MAX_BLOB_BYTES
 from active_restore.store.base import ObjectNotFound, ObjectTruncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from active_restore.source.restic.blobs import BlobLoader
     from active_restore.source.restic.index import BlobIndex
 
 # Trees shared by many folders can multiply without end ("billion laughs"): this many nodes are enough for anybody.
@@ -115,7 +115,8 @@ class Walker:
     def _known(self) -> BlobIndex:
         """The index, made better once if that is possible."""
         if (better := self._recover()) is not None:
-            self._blobs.index = better
+            self._blobs = BlobLoader(self._blobs.store, better, self._blobs.box)
+            self._windows.clear()
         return self._blobs.index
 
     def _load(self, tree: bytes) -> bytes:

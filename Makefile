@@ -1,0 +1,40 @@
+# What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
+
+PACKAGES := acl attr btrfs-progs e2fsprogs gcc libcap2-bin make python3-bpfcc python3-venv restic util-linux xfsprogs
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: setup test demo bench lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml Makefile
+	@missing=$$(for name in $(PACKAGES); do \
+	    dpkg-query -W -f='$${db:Status-Status}\n' $$name 2>/dev/null | grep -qx installed || echo $$name; done); \
+	if [ -n "$$missing" ]; then \
+	    $(SUDO) apt-get update -q && \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; fi
+	/usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
+
+bench: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+clean:
+	rm -rf $(VENV) build dist agent/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

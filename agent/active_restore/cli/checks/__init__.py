@@ -1,0 +1,1 @@
+"""What a restore needs of this machine, found out by trying it, not by version numbers."""

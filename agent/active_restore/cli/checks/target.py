@@ -1,0 +1,117 @@
+"""What the file system of a target offers. Nothing is written to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from active_restore.cli.checks.finding import Finding
+from active_restore.cli.quantities import size
+from active_restore.control.names import shown
+from active_restore.linux import fanotify
+from active_restore.linux.files import BTRFS_MAGIC, EXT4_MAGIC, XFS_MAGIC, filesystem_magic
+from active_restore.linux.handles import HandleMaker, open_handle
+from active_restore.marker import MARKER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SUPPORTED = {EXT4_MAGIC: "ext4", XFS_MAGIC: "xfs", BTRFS_MAGIC: "btrfs"}
+
+
+def findings(target: str) -> Iterator[Finding]:
+    """Type, handles, xattrs, ranges, free space of where ``target`` is or would be made."""
+    place = target
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    yield _type(place)
+    yield _handles(place)
+    yield _xattrs(place)
+    yield _ranges(place)
+    yield _space(place)
+
+
+def _type(place: str) -> Finding:
+    magic = filesystem_magic(place)
+    name = _SUPPORTED.get(magic)
+    return Finding(
+        "file system",
+        name is not None,
+        "any",
+        f"{shown(place)} is on {name}" if name else f"{shown(place)} is on a file system of type {magic:#x}",
+        "placeholders need stable inodes, trusted xattrs and permission events",
+        "restore to ext4, xfs or btrfs",
+    )
+
+
+def _handles(place: str) -> Finding:
+    problem = ""
+    try:
+        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(open_handle(directory, HandleMaker().of_fd(directory), os.O_PATH))
+        finally:
+            os.close(directory)
+    except OSError as error:
+        problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+    return Finding(
+        "file handles",
+        not problem,
+        "any",
+        problem or "inodes can be opened by handle",
+        "a placeholder is found again however it was renamed",
+        "restore to ext4, xfs or btrfs, outside of a user namespace",
+    )
+
+
+def _xattrs(place: str) -> Finding:
+    problem = ""
+    try:
+        os.getxattr(place, MARKER)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+    return Finding(
+        "trusted xattrs",
+        not problem,
+        "any",
+        problem or "can be kept here",
+        "the marker of a placeholder survives a crash and a power cut, and no user can fake it",
+        "restore to ext4, xfs or btrfs as root",
+    )
+
+
+def _ranges(place: str) -> Finding:
+    problem = ""
+    try:
+        group = fanotify.init(fanotify.FAN_CLASS_PRE_CONTENT | fanotify.FAN_CLOEXEC, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # On the directory's own inode and without its children: no access raises such an event.
+            fanotify.mark_path(group, fanotify.FAN_MARK_ADD, fanotify.FAN_PRE_ACCESS, place)
+        finally:
+            os.close(group)
+    except OSError as error:
+        problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+    return Finding(
+        "pre-content events",
+        not problem,
+        "advised",
+        problem or "accesses come with their range",
+        "they also see truncate(2) by path and the ranges of large files",
+        "use kernel 6.14 or newer with ext4, xfs or btrfs",
+    )
+
+
+def _space(place: str) -> Finding:
+    found = os.statvfs(place)
+    free = found.f_bavail * found.f_frsize
+    read_only = bool(found.f_flag & os.ST_RDONLY)
+    return Finding(
+        "free space",
+        free > 0 and not read_only,
+        "any",
+        "mounted read-only" if read_only else f"{size(free)} and {found.f_favail:,} inodes are free",
+        "a restore checks that its snapshot fits before it lays anything",
+        "make room, or mount it writable",
+    )

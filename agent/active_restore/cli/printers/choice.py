@@ -1,0 +1,23 @@
+"""Which printer a restore gets."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from active_restore.cli.printers.json_lines import JsonPrinter
+from active_restore.cli.printers.live import LivePrinter
+from active_restore.cli.printers.plain import PlainPrinter
+from active_restore.cli.printers.threaded import ThreadedReporter
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal that can move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def reporter(*, as_json: bool) -> ThreadedReporter:
+    """JSON lines when asked, a live display on a terminal, else plain lines; all on stdout."""
+    if as_json:
+        return ThreadedReporter(JsonPrinter(1))
+    return ThreadedReporter(LivePrinter(sys.stdout) if on_terminal() else PlainPrinter(1))

@@ -1,0 +1,76 @@
+"""``active-restore restore``: lay placeholders, say ready, fill the rest while the system runs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, get_args
+
+from active_restore.cli import command
+from active_restore.cli.printers.choice import reporter
+from active_restore.cli.quantities import parse_rate
+from active_restore.config import Existing, InterceptorName, RestoreOptions
+from active_restore.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from active_restore.cli.command import Subcommands
+    from active_restore.restore.progress import Done
+
+PARTLY = 3
+"""Exit code: finished, but some files were refused."""
+
+
+def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
+    """Declare the command."""
+    parser = command.declare(commands, common, "restore", "restore a snapshot onto placeholders, the rest follows", run)
+    parser.add_argument("source", metavar="SOURCE", help="dir:PATH or restic:REPOSITORY (in restic's own spelling)")
+    parser.add_argument("target", metavar="TARGET", help="the directory to restore; made where it does not exist")
+    command.add_snapshot(parser)
+    parser.add_argument(
+        "--existing",
+        choices=get_args(Existing),
+        default="refuse",
+        help="what to do where TARGET is not empty: refuse it, or keep what matches by metadata or by content",
+    )
+    parser.add_argument("--limit", default="0", metavar="RATE", help="limit of the background, like 50MB/s (default: none)")
+    parser.add_argument("--interceptor", choices=get_args(InterceptorName), default="auto", help="what holds tasks")
+    parser.add_argument(
+        "--fault-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds that tasks wait for a source that cannot be reached (default: 600)",
+    )
+    command.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore."""
+    command.selection(arguments)  # a pattern that is wrong is told before anything else is tried
+    if not arguments.fault_timeout > 0:
+        raise UsageError("--fault-timeout must be more than 0 seconds")
+    snapshot, subfolder = arguments.snapshot
+    options = RestoreOptions(
+        source=arguments.source,
+        target=command.absolute(arguments.target),
+        snapshot=snapshot,
+        subfolder=subfolder,
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        existing=arguments.existing,
+        interceptor=arguments.interceptor,
+        limit_bytes_per_s=parse_rate(arguments.limit),
+        fault_timeout_s=arguments.fault_timeout,
+    )
+    # Only now: it brings every library with it, and what is mistyped should be told at once.
+    from active_restore import agent
+
+    with reporter(as_json=arguments.json) as told:
+        done = agent.restore(options, told, os.environ)
+    return exit_code(done)
+
+
+def exit_code(done: Done) -> int:
+    """0 where everything was restored, else 3."""
+    return PARTLY if done.refused else 0
