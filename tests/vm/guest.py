@@ -1,7 +1,12 @@
-"""Runs inside the machine: make the file systems and run the selected tests on each. Arguments: exchange directory, tests."""
+"""Runs inside the machine: make the file systems and run the selected tests on each. Argument: the exchange directory.
+
+Its file ``tests`` has a line ``file system:test`` for each (they would not fit on the kernel's command line), its file
+``environment`` is a JSON object.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +18,8 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 def main() -> None:
     """Each file system in turn; ``results.<file system>`` in the exchange directory gets a line for each test."""
-    exchange, tests = Path(sys.argv[1]), sys.argv[2:]
+    exchange = Path(sys.argv[1])
+    tests = (exchange / "tests").read_text().splitlines()
     for module in ("virtio_blk", "loop", *_DISKS):
         subprocess.run(["modprobe", module], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=False)
@@ -30,6 +36,7 @@ def main() -> None:
             cwd=_PROJECT,
             env={
                 **os.environ,
+                **json.loads((exchange / "environment").read_text()),
                 "ACTIVE_RESTORE_DISK": str(mount),
                 "ACTIVE_RESTORE_RESULTS": str(exchange / f"results.{name}"),
                 "PYTHONPATH": str(_PROJECT / "agent"),

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.vm.kernels import Kernel
 
 _LSM = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
 _DISK_BYTES = 2 << 30
 _MEMORY = "3G"
 _TAIL_LINES = 60
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel as ``setup`` unpacks it: ``directory/boot/vmlinuz-*`` with its modules in ``directory/lib``."""
-
-    name: str
-    directory: Path
-
-    @property
-    def image(self) -> Path:
-        """The file to boot."""
-        return next((self.directory / "boot").glob("vmlinuz-*"))
+_PANIC = (b"Kernel panic", b"PANIC: early exception")
 
 
 class Hung(Exception):
-    """The machine did not end in time; the message holds the end of its console."""
+    """The machine did not end in time, or its kernel panicked; the message holds the end of its console."""
 
 
 def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
@@ -55,9 +48,7 @@ def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], ti
             start_new_session=True,
         )
         try:
-            machine.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise Hung(f"{kernel.name} did not end within {timeout_s:.0f} s\n{tail(console)}") from None
+            _wait(machine, console, timeout_s)
         finally:
             if machine.poll() is None:
                 os.killpg(machine.pid, signal.SIGKILL)
@@ -65,6 +56,18 @@ def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], ti
             for image in images:
                 image.unlink()
     return tail(console)
+
+
+def _wait(machine: subprocess.Popen[bytes], console: Path, timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            machine.wait(1)
+            return
+        panic = any(word in console.read_bytes() for word in _PANIC)
+        if panic or time.monotonic() > end:
+            what = "the kernel panicked" if panic else f"did not end within {timeout_s:.0f} s"
+            raise Hung(f"{what}\n{tail(console)}")
 
 
 def tail(log: Path) -> str:

@@ -1,7 +1,6 @@
 """The tests of ``tests/vm/inside`` as ordinary tests, each run in a virtual machine: for each kernel, for each file system.
 
-Kernels lie in ``build/vm/kernels`` (``setup`` fetches them) or where ACTIVE_RESTORE_KERNELS says. A machine boots once
-and runs all that is selected for it.
+A machine boots once and runs all that is selected for it.
 """
 
 from __future__ import annotations
@@ -18,28 +17,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.vm import machine
+from tests.vm.kernels import BUILD, FOREIGN, kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HERE = Path(__file__).parent
 _PROJECT = _HERE.parents[1]
-_BUILD = _PROJECT / "build" / "vm"
 _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
+# How often the agent is killed in one test.
+_PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
 
 Results = dict[tuple[str, str], dict[str, Any]]
-
-
-def _kernel_dir() -> Path:
-    return Path(os.environ.get("ACTIVE_RESTORE_KERNELS", _BUILD / "kernels"))
-
-
-@cache
-def _kernels() -> dict[str, machine.Kernel]:
-    subprocess.run([_HERE / "setup", _kernel_dir(), sys.executable], check=True, stdout=sys.stderr)
-    found = sorted(_kernel_dir().glob("*/boot/vmlinuz-*"))
-    return {image.parents[1].name: machine.Kernel(image.parents[1].name, image.parents[1]) for image in found}
 
 
 @cache
@@ -61,7 +51,13 @@ def _inside() -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each kernel, file system and test inside."""
     if "inside" in metafunc.fixturenames:
-        cases = [(kernel, system, test) for kernel in _kernels() for system in _FILE_SYSTEMS for test in _inside()]
+        cases = [
+            (kernel, system, test)
+            for kernel in kernels()
+            if kernel != FOREIGN
+            for system in _FILE_SYSTEMS
+            for test in _inside()
+        ]
         ids = [f"{kernel}-{system}-{test.rpartition('/')[2]}" for kernel, system, test in cases]
         metafunc.parametrize(("kernel", "system", "inside"), cases, ids=ids)
 
@@ -77,18 +73,21 @@ def results(request: pytest.FixtureRequest) -> Callable[[str], Results]:
 
     @cache
     def boot(name: str) -> Results:
-        exchange = _BUILD / "runs" / name
+        exchange = BUILD / "runs" / name
         shutil.rmtree(exchange, ignore_errors=True)
         exchange.mkdir(parents=True)
-        command = [sys.executable, str(_HERE / "guest.py"), str(exchange), *wanted[name]]
+        (exchange / "tests").write_text("\n".join(wanted[name]))
+        passed_on = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
+        (exchange / "environment").write_text(json.dumps(passed_on))
+        command = [sys.executable, str(_HERE / "guest.py"), str(exchange)]
         try:
-            console = machine.run(_kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)
+            console = machine.run(kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)
         except machine.Hung as hung:
             console = str(hung)
         found = _read(exchange)
         output = exchange / "output"
         ending = f"{console}\n--- output\n{machine.tail(output) if output.exists() else ''}"
-        return {**{("", ""): {"text": ending}}, **found}
+        return {("", ""): {"text": ending}, **found}
 
     return boot
 

@@ -23,11 +23,15 @@ _MEMBER = re.compile(r"(u32|u64|s64|char) (\w+)(?:\[(\d+)\])?;")
 
 
 class Layout(NamedTuple):
-    """A struct of the header: its packed form and the names of its members in order."""
+    """A struct of the header: its packed form and the names of its members in order.
+
+    ``lengths`` are those of arrays of numbers, else 0; ``texts`` are the arrays of ``char``.
+    """
 
     packed: struct.Struct
     names: tuple[str, ...]
     lengths: tuple[int, ...]
+    texts: frozenset[str]
 
     def unpack(self, data: bytes) -> dict[str, Any]:
         """Member name -> int, bytes (``char`` arrays, as they are) or tuple of int (other arrays)."""
@@ -41,7 +45,7 @@ class Layout(NamedTuple):
         """The struct with these members; others are zero."""
         fields: list[int | bytes] = []
         for name, length in zip(self.names, self.lengths, strict=True):
-            fields += [0] * length if length else [members.pop(name, 0)]
+            fields += [0] * length if length else [members.pop(name, b"" if name in self.texts else 0)]
         if members:
             raise TypeError(f"unknown members: {', '.join(members)}")
         return self.packed.pack(*fields)
@@ -81,10 +85,11 @@ def parse(header: str) -> Abi:
 def _layout(struct_name: str, body: str) -> Layout:
     if rest := _MEMBER.sub("", body).strip():
         raise ValueError(f"struct {struct_name}: cannot read {rest!r}")
-    codes, names, lengths = "", [], []
+    codes, names, lengths, texts = "", [], [], set()
     for kind, name, count in _MEMBER.findall(body):
         if kind == "char":
             codes += f"{count}s"
+            texts.add(name)
         else:
             codes += (count or "") + _CODES[kind]
         names.append(name)
@@ -92,4 +97,4 @@ def _layout(struct_name: str, body: str) -> Layout:
     packed = struct.Struct("=" + codes)
     if packed.size != struct.calcsize("@" + codes + "0Q"):
         raise ValueError(f"struct {struct_name} has implicit padding")
-    return Layout(packed, tuple(names), tuple(lengths))
+    return Layout(packed, tuple(names), tuple(lengths), frozenset(texts))

@@ -27,8 +27,9 @@ if _DISK is None and "ACTIVE_RESTORE_COLLECT" not in os.environ:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A line for each test as soon as it ends: a machine that hangs loses nothing but the test that hung."""
     if _RESULTS and (report.when == "call" or report.outcome != "passed"):
-        entry = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "text": report.longreprtext}
-        entry["text"] += "".join(f"\n--- {title}\n{text}" for title, text in report.sections if report.outcome == "failed")
+        printed = [f"\n--- {title}\n{text}" for title, text in report.sections if report.outcome == "failed"]
+        text = report.longreprtext + "".join(printed)
+        entry = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "text": text}
         with Path(_RESULTS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
 

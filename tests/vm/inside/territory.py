@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from active_restore.intercept.base import Territory
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
-from active_restore.model import Gate, Intent
+from active_restore.model import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,16 +43,49 @@ def state_of(pid: int, tid: int | None = None) -> str:
         return ""
 
 
-def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+# Whoever is held must not be our own child: wait(2) for a child that we trace, too, returns its ptrace stops.
+_RELAY = """
+    open(my $report, ">&=", shift); $| = 1; $report->autoflush(1);
+    my $pid = fork; if (!$pid) { close $report; exec @ARGV or exit 127 }
+    print $report "$pid\\n"; waitpid($pid, 0); print $report "$?\\n";
+"""
+
+
+class Child:
+    """A grandchild that runs a command; ``pid`` is its process id."""
+
+    def __init__(self, *words: str | Path) -> None:
+        read, write = os.pipe()
+        self._relay = subprocess.Popen(
+            ["perl", "-MIO::Handle", "-e", _RELAY, str(write), *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[write],
+        )
+        os.close(write)
+        self._report = read
+        self.pid = int(os.read(read, 64))
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._relay.poll() is None
+
+    def finish(self, text: bytes = b"", seconds: float = DEADLINE_S) -> str:
+        """What it printed, once it has ended."""
+        out, _ = self._relay.communicate(text, timeout=seconds)
+        return out.decode()
+
+    def status(self) -> int:
+        """Its exit code, or the negative number of the signal that killed it."""
+        status = int(os.read(self._report, 64))
+        self.finish()
+        return os.waitstatus_to_exitcode(status)
+
+
+def python(code: str, *arguments: str | Path) -> Child:
     """A child that runs ``code`` with ``arguments`` in ``sys.argv[1:]``."""
-    words = [sys.executable, "-I", "-c", code, *map(str, arguments)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, text=True)
-
-
-def finish(child: subprocess.Popen[str]) -> str:
-    """What the child printed. Fails where it does not end."""
-    out, _ = child.communicate(timeout=DEADLINE_S)
-    return out
+    return Child(sys.executable, "-I", "-c", textwrap.dedent(code), *arguments)
 
 
 class Guarded:
@@ -154,6 +188,3 @@ class Guarded:
             self.fill(row)
         until(lambda: not self.waiting(), "the end of all waits")
         self.faults.clear()
-
-
-__all__ = ["DEADLINE_S", "Guarded", "Intent", "finish", "python", "state_of", "until"]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
 from active_restore.model import Gate, Intent
-from tests.vm.inside.territory import finish, python, state_of, until
+from tests.vm.inside.territory import Child, python, state_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +22,15 @@ CONTENT = b"what the backup holds\n" * 1000
 
 def test_reader_gets_content(guarded: Guarded) -> None:
     path = guarded.lay_now("plain", CONTENT)
-    assert subprocess.run(["cat", path], capture_output=True, check=True, timeout=60).stdout == CONTENT
+    assert Child("cat", path).finish() == CONTENT.decode()
 
 
 def test_parked_reader_gets_content(guarded: Guarded) -> None:
     row = guarded.lay("slow", CONTENT)
-    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    child = Child("cat", guarded.paths[row])
     guarded.parked(child.pid)
     guarded.fill(row)
-    assert child.communicate(timeout=60)[0] == CONTENT
+    assert child.finish() == CONTENT.decode()
     assert len(guarded.of(row)) == 1
 
 
@@ -44,7 +42,7 @@ def test_fault_tells_who_wants_what(guarded: Guarded) -> None:
     assert (fault.intent, fault.task.tid, fault.task.tgid, fault.range) == (Intent.WRITE, child.pid, child.pid, None)
     assert fault.task.comm.startswith("python")
     guarded.fill(row)
-    assert finish(child) == ""
+    assert child.finish() == ""
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES])
@@ -54,12 +52,12 @@ def test_refusal_is_an_errno(guarded: Guarded, code: int) -> None:
     child = python(attempt, guarded.paths[row])
     guarded.parked(child.pid)
     guarded.interceptor.refuse(row, code, guarded.of(row))
-    assert finish(child) == f"{code}\n"
+    assert child.finish() == f"{code}\n"
     # The placeholder stays guarded: the next one waits again.
     again = python(attempt, guarded.paths[row])
     guarded.faulted(row, 2)
     guarded.fill(row)
-    assert finish(again) == ""
+    assert again.finish() == ""
 
 
 def test_readers_pass_before_writers(guarded: Guarded) -> None:
@@ -71,10 +69,10 @@ def test_readers_pass_before_writers(guarded: Guarded) -> None:
         file.write(CONTENT)
     readers = [fault for fault in guarded.of(row) if fault.intent is Intent.READ]
     guarded.interceptor.release(row, Gate.READ, readers)
-    assert finish(reader) == f"{len(CONTENT)}\n"
-    assert writer.poll() is None
+    assert reader.finish() == f"{len(CONTENT)}\n"
+    assert writer.is_running()
     guarded.fill(row)
-    assert finish(writer) == ""
+    assert writer.finish() == ""
     assert guarded.paths[row].read_bytes()[:4] == b"mine"
 
 
@@ -85,7 +83,7 @@ def test_truncate_by_path_waits(guarded: Guarded) -> None:
     assert guarded.of(row)[0].intent is Intent.TRUNCATE
     assert guarded.paths[row].stat().st_size == len(CONTENT)
     guarded.fill(row)
-    assert finish(child) == ""
+    assert child.finish() == ""
     assert guarded.paths[row].read_bytes() == CONTENT[:10]
 
 
@@ -100,10 +98,10 @@ def test_many_threads_of_one_process(guarded: Guarded) -> None:
         for thread in threads: thread.join()
         print(sizes.count(int(sys.argv[2])))
     """
-    child = python(textwrap.dedent(code), guarded.paths[row], str(len(CONTENT)))
+    child = python(code, guarded.paths[row], str(len(CONTENT)))
     guarded.faulted(row, 20)
     guarded.fill(row)
-    assert finish(child) == "20\n"
+    assert child.finish() == "20\n"
 
 
 def test_sibling_threads_see_no_interruption(guarded: Guarded) -> None:
@@ -127,11 +125,11 @@ def test_sibling_threads_see_no_interruption(guarded: Guarded) -> None:
         sibling.join()
         print(seen[0][0])
     """
-    child = python(textwrap.dedent(code), guarded.paths[row])
+    child = python(code, guarded.paths[row])
     guarded.faulted(row)
     guarded.parked(child.pid)
     guarded.fill(row)
-    assert finish(child).splitlines() == ["waiting", str(len(CONTENT)), "1"]
+    assert child.finish().splitlines() == ["waiting", str(len(CONTENT)), "1"]
 
 
 def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
@@ -148,11 +146,11 @@ def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
             statuses.append(os.waitpid(child, os.WUNTRACED | os.WCONTINUED)[1])
         print([hex(status) for status in statuses])
     """
-    child = python(textwrap.dedent(code), guarded.paths[row])
+    child = python(code, guarded.paths[row])
     guarded.faulted(row)
     guarded.parked(guarded.of(row)[0].task.tid)
     guarded.fill(row)
-    assert finish(child).splitlines()[1] == "['0x700']"
+    assert child.finish().splitlines()[1] == "['0x700']"
 
 
 def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) -> None:
@@ -166,8 +164,9 @@ def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) 
     guarded.parked(guarded.of(row)[0].task.tid)
     guarded.fill(row)
     shell.expect_exact("finished")
-    assert "the content" in shell.before
-    assert "topped" not in shell.before
+    said = shell.before or ""
+    assert "the content" in said
+    assert "topped" not in said
     shell.sendline("exit")
     shell.expect(pexpect.EOF)
 
@@ -175,11 +174,10 @@ def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
 def test_signal_ends_a_waiting_task(guarded: Guarded, number: signal.Signals) -> None:
     row = guarded.lay(f"killed{number}", CONTENT)
-    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    child = Child("cat", guarded.paths[row])
     guarded.parked(child.pid)
-    child.send_signal(number)
-    assert child.wait(60) == -number
-    child.communicate()
+    os.kill(child.pid, number)
+    assert child.status() == -number
     until(lambda: not guarded.waiting(), "the end of the wait")
 
 
@@ -190,36 +188,36 @@ def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"handled\\n"))
         print(len(open(sys.argv[1], "rb").read()))
     """
-    child = python(textwrap.dedent(code), guarded.paths[row])
+    child = python(code, guarded.paths[row])
     guarded.parked(child.pid)
-    child.send_signal(signal.SIGUSR1)
+    os.kill(child.pid, signal.SIGUSR1)
     # The call is restarted after the handler, and the task is held again.
     guarded.faulted(row, 2)
     guarded.fill(row)
-    assert sorted(finish(child).splitlines()) == [str(len(CONTENT)), "handled"]
+    assert sorted(child.finish().splitlines()) == [str(len(CONTENT)), "handled"]
 
 
 def test_users_stop_is_honoured(guarded: Guarded) -> None:
     row = guarded.lay("stopped", CONTENT)
-    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    child = Child("cat", guarded.paths[row])
     guarded.parked(child.pid)
-    child.send_signal(signal.SIGSTOP)
+    os.kill(child.pid, signal.SIGSTOP)
     until(lambda: state_of(child.pid) == "T", "the user's stop")
     guarded.fill(row)
     assert state_of(child.pid) == "T"
-    child.send_signal(signal.SIGCONT)
-    assert child.communicate(timeout=60)[0] == CONTENT
+    os.kill(child.pid, signal.SIGCONT)
+    assert child.finish() == CONTENT.decode()
 
 
 def test_exec_of_a_placeholder(guarded: Guarded) -> None:
     with open("/bin/echo", "rb") as program:
         path = guarded.lay_now("program", program.read(), 0o755)
-    assert subprocess.run([path, "ran"], capture_output=True, check=True, timeout=60).stdout == b"ran\n"
+    assert Child(path, "ran").finish() == "ran\n"
 
 
 def test_script_of_a_placeholder(guarded: Guarded) -> None:
-    path = guarded.lay_now("script", b"#!/bin/sh\necho \"$1\"\n", 0o755)
-    assert subprocess.run([path, "ran"], capture_output=True, check=True, timeout=60).stdout == b"ran\n"
+    path = guarded.lay_now("script", b'#!/bin/sh\necho "$1"\n', 0o755)
+    assert Child(path, "ran").finish() == "ran\n"
 
 
 def test_vfork_child_and_its_parent(guarded: Guarded) -> None:
@@ -227,20 +225,19 @@ def test_vfork_child_and_its_parent(guarded: Guarded) -> None:
     with open("/bin/true", "rb") as program:
         path = guarded.lay_now("spawned", program.read(), 0o755)
     child = python("import os, sys; print(os.waitpid(os.posix_spawn(sys.argv[1], ['x'], {}), 0)[1])", path)
-    assert finish(child) == "0\n"
+    assert child.finish() == "0\n"
 
 
 def test_init_of_a_container(guarded: Guarded) -> None:
     path = guarded.lay_now("init", CONTENT)
-    words = ["unshare", "--fork", "--pid", "--mount-proc", "cat", path]
-    assert subprocess.run(words, capture_output=True, check=True, timeout=60).stdout == CONTENT
+    assert Child("unshare", "--fork", "--pid", "--mount-proc", "cat", path).finish() == CONTENT.decode()
 
 
 def test_frozen_cgroup(guarded: Guarded) -> None:
     group = "/sys/fs/cgroup/active-restore-test"
     os.makedirs(group, exist_ok=True)
     row = guarded.lay("frozen", CONTENT)
-    child = subprocess.Popen(["cat", guarded.paths[row]], stdout=subprocess.PIPE)
+    child = Child("cat", guarded.paths[row])
     guarded.parked(child.pid)
     with open(f"{group}/cgroup.procs", "w") as procs:
         procs.write(str(child.pid))
@@ -249,7 +246,7 @@ def test_frozen_cgroup(guarded: Guarded) -> None:
     guarded.fill(row)
     with open(f"{group}/cgroup.freeze", "w") as freeze:
         freeze.write("0")
-    assert child.communicate(timeout=60)[0] == CONTENT
+    assert child.finish() == CONTENT.decode()
     os.rmdir(group)
 
 
@@ -264,7 +261,7 @@ def test_seccomp_locked_task(guarded: Guarded) -> None:
         assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
         print(len(open(sys.argv[1], "rb").read()))
     """
-    assert finish(python(textwrap.dedent(code), path)) == f"{len(CONTENT)}\n"
+    assert python(code, path).finish() == f"{len(CONTENT)}\n"
 
 
 def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
@@ -273,17 +270,17 @@ def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
     inode = guarded.paths[row].stat().st_ino
     guarded.paths[row].unlink()
     code = "import os, sys; print(os.stat(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL | os.O_RDWR)).st_ino)"
-    made = [int(finish(python(code, guarded.root / f"new{index}"))) for index in range(3)]
+    made = [int(python(code, guarded.root / f"new{index}").finish()) for index in range(3)]
     assert inode in made
     again = python("import sys; print(open(sys.argv[1]).read())", guarded.root / f"new{made.index(inode)}")
-    assert finish(again) == "\n"
+    assert again.finish() == "\n"
 
 
 def test_exempt_child_reads_what_is_there(guarded: Guarded) -> None:
     row = guarded.lay("exempt", CONTENT)
     child = python("import sys; input(); print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
     guarded.interceptor.exempt(child.pid)
-    assert child.communicate("\n", timeout=60)[0] == f"{len(CONTENT)}\n"
+    assert child.finish(b"\n") == f"{len(CONTENT)}\n"
     guarded.interceptor.unexempt(child.pid)
     assert guarded.of(row) == []
 
@@ -296,14 +293,13 @@ def test_exempt_child_reads_what_is_there(guarded: Guarded) -> None:
 def test_odd_task_gets_eagain_without_a_guard(guarded: Guarded, prelude: str) -> None:
     row = guarded.lay("odd" + prelude[-12:-9], CONTENT)
     code = f"{prelude}\nimport sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
-    assert finish(python(code, guarded.paths[row])) == f"{errno.EAGAIN}\n"
+    assert python(code, guarded.paths[row]).finish() == f"{errno.EAGAIN}\n"
     assert guarded.of(row) == []
 
 
 def test_traced_task_gets_eagain_without_a_guard(guarded: Guarded) -> None:
     row = guarded.lay("traced", CONTENT)
-    done = subprocess.run(["strace", "-f", "-o", "/dev/null", "cat", guarded.paths[row]], capture_output=True, timeout=60)
-    assert b"temporarily unavailable" in done.stderr
+    assert "temporarily unavailable" in Child("strace", "-f", "-o", "/dev/null", "cat", guarded.paths[row]).finish()
     assert guarded.of(row) == []
 
 
@@ -320,7 +316,7 @@ def test_five_thousand_wait_at_once(guarded: Guarded) -> None:
         for thread in threads: thread.join()
         print(sizes.count(int(sys.argv[2])))
     """
-    child = python(textwrap.dedent(code), guarded.paths[row], str(len(CONTENT)))
+    child = python(code, guarded.paths[row], str(len(CONTENT)))
     until(lambda: len(guarded.waiting()) == 5000, "5,000 waits")
     guarded.fill(row)
-    assert child.communicate(timeout=240)[0] == "5000\n"
+    assert child.finish(seconds=240) == "5000\n"

@@ -1,0 +1,168 @@
+"""The programs compile for every kernel at hand; those that this kernel takes run; failures are one line and a hint."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import platform
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from active_restore.ebpf import abi, maps, program
+from active_restore.ebpf.btf import Btf
+from active_restore.ebpf.headers import write_headers
+from active_restore.ebpf.image import read_btf
+from active_restore.errors import CapabilityMissing
+from active_restore.linux import bpffs
+from tests.vm.kernels import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GATE = {"TARGET_DEV": 1, "GATE_WORDS": 64, "EXTENT_WORDS": 64, "RING_PAGES": 1}
+
+
+@pytest.mark.parametrize("ranges", [0, 1], ids=["whole files", "ranges"])
+def test_gate_compiles_here(tmp_path: Path, ranges: int) -> None:
+    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": ranges})
+
+
+@pytest.mark.parametrize("release", ["6.1", "6.12", "6.1-arm64"])
+@pytest.mark.parametrize("name", ["gate", "block"])
+def test_compiles_for_other_kernels(tmp_path: Path, release: str, name: str) -> None:
+    machine = "aarch64" if release.endswith("arm64") else "x86_64"
+    tree = write_headers(Btf(read_btf(kernels()[release].image)), machine, tmp_path)
+    program.compile_only(name, tree, machine, {**GATE, "RANGES": 1})
+
+
+def test_compiler_errors_are_told(tmp_path: Path) -> None:
+    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    kernel_h = tree / "include/kernel.h"
+    kernel_h.write_text(kernel_h.read_text().replace("i_generation", "renamed"))
+    before = Path.cwd()
+    with pytest.raises(program.ProgramError, match=r"gate\.bpf\.c cannot be compiled") as caught:
+        program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": 0})
+    assert "i_generation" in caught.value.hint
+    assert Path.cwd() == before
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    program.compile_only("block", tree, platform.machine(), {})
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("__version__ = '1.0'", "is not the BPF Compiler Collection"), ("import nonexistent_thing", "is missing")],
+    ids=["the unrelated bcc", "no bcc"],
+)
+def test_wrong_bcc(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "bcc.py").write_text(content)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from active_restore.ebpf import program\n"
+        "from active_restore.errors import CapabilityMissing\n"
+        "try: program.import_bcc()\n"
+        "except CapabilityMissing as error: print(error, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert message in done.stdout
+    assert "python3-bpfcc" in done.stdout
+
+
+@pytest.fixture
+def block_pins(tmp_path: Path) -> Iterator[Path]:
+    """The block programs, loaded and pinned."""
+    pins = bpffs.mount() / "active_restore_test" / str(os.getpid())
+    try:
+        program.load("block", write_headers(Btf.load(), platform.machine(), tmp_path), pins, {})
+        yield pins
+    finally:
+        program.unpin(pins)
+        with contextlib.suppress(OSError):
+            pins.parent.rmdir()
+
+
+def _start_ticks() -> int:
+    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def test_block_load_tells_own_from_foreign(block_pins: Path, tmp_path: Path) -> None:
+    own = maps.Map.pinned(block_pins / "map_own")
+    own.put(struct.pack("=I", os.getpid()), struct.pack("=Q", _start_ticks()))
+    own.close()
+    blocks = 16
+    image = Path("build") / f"block-test-{os.getpid()}"
+    image.parent.mkdir(exist_ok=True)
+    fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, 1 << 20)
+        for index in range(blocks):
+            os.pwrite(fd, buffer, index << 20)
+        device = os.fstat(fd).st_dev
+        subprocess.run(["dd", f"if={image}", "of=/dev/null", "bs=1M", "count=8", "iflag=direct", "status=none"], check=True)
+    finally:
+        os.close(fd)
+        image.unlink()
+    devices = maps.Map.pinned(block_pins / "map_devices")
+    loads = [abi.load().structs["device_load"].unpack(value) for _, value in devices.items()]
+    devices.close()
+    assert device
+    assert sum(load["own_bytes"] for load in loads) >= blocks << 20
+    assert sum(load["foreign_bytes"] for load in loads) >= 8 << 20
+    for load in loads:
+        assert load["own_completed"] <= load["own_issued"]
+        assert sum(load["foreign_latency_log2_us"]) == load["foreign_completed"]
+    assert any(load["own_latency_ns"] for load in loads)
+
+
+def test_pins_appear_whole(block_pins: Path) -> None:
+    names = {path.name for path in block_pins.iterdir()}
+    assert {"link_block_rq_issue", "link_block_rq_complete", "map_devices", "map_own"} <= names
+    assert [path.name for path in block_pins.parent.iterdir()] == [block_pins.name]
+
+
+def test_unpin_leaves_nothing(block_pins: Path) -> None:
+    program.unpin(block_pins)
+    program.unpin(block_pins)
+    assert not block_pins.exists()
+
+
+def test_map_operations(block_pins: Path) -> None:
+    own = maps.Map.pinned(block_pins / "map_own")
+    key, value = struct.pack("=I", 1), struct.pack("=Q", 2)
+    assert own.get(key) is None
+    own.put(key, value, maps.NO_EXIST)
+    with pytest.raises(FileExistsError):
+        own.put(key, value, maps.NO_EXIST)
+    assert own.take(key) == value
+    assert not own.remove(key)
+    keys = b"".join(struct.pack("=I", index) for index in range(60))
+    own.put_many(keys, value * 60, 60)
+    assert sorted(own.items(chunk=32)) == sorted((keys[at : at + 4], value) for at in range(0, 240, 4))
+    with pytest.raises(OSError, match="Argument list too long"):
+        own.put_many(struct.pack("=5I", *range(100, 105)), value * 5, 5)
+    with pytest.raises(ValueError, match="a key has 4 bytes"):
+        own.get(b"x")
+    own.close()
+
+
+def test_missing_pin() -> None:
+    with pytest.raises(FileNotFoundError):
+        maps.Map.pinned(bpffs.mount() / "nothing")
+
+
+def test_loading_says_why_not(tmp_path: Path) -> None:
+    """A member of the gate's that this kernel's verifier refuses: reading beyond a struct of its own."""
+    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    with pytest.raises(CapabilityMissing) as caught:
+        program.load("nothing", tree, bpffs.mount() / "active_restore_test_nothing", {})
+    assert "nothing.bpf.c" in str(caught.value)

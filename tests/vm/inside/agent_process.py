@@ -1,0 +1,80 @@
+"""An agent in a process of its own, that can be told where to die.
+
+Arguments: root, run directory, number of placeholders, "arm" or "adopt", where to die (a stage of ``_STAGES`` or
+"never"), and after how many files. Prints "ready". File n holds its number, many times.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from active_restore.marker import MARKER
+from active_restore.model import Gate
+from tests.vm.inside.territory import Guarded, until
+
+_STAGES = ("fault", "written", "unmarked", "released")
+
+
+def content(row: int) -> bytes:
+    """What file ``row`` holds."""
+    return f"{row}\n".encode() * 5000
+
+
+class DyingAgent(Guarded):
+    """Fills every fault, and dies in the middle of one."""
+
+    stage, after = "never", 0
+
+    def _reach(self, stage: str) -> None:
+        if stage == self.stage:
+            self.after -= 1
+            if self.after < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def fill(self, row: int) -> None:
+        """As the engine does it, with a chance to die at each step."""
+        self._reach("fault")
+        path = self.root / f"{row}"
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        half = len(content(row)) // 2
+        os.pwrite(fd, content(row)[:half], 0)
+        self._reach("written")
+        os.pwrite(fd, content(row)[half:], half)
+        os.fdatasync(fd)
+        os.close(fd)
+        try:
+            os.removexattr(path, MARKER)
+        except OSError:
+            # Two faults of one row at once: the other one was faster.
+            pass
+        self._reach("unmarked")
+        self.interceptor.release(row, Gate.ALL, self.of(row))
+        self._reach("released")
+
+
+def main() -> None:
+    """Serve until told to end by the end of standard input."""
+    root, run_dir, placeholders, start, stage, after = sys.argv[1:]
+    agent = DyingAgent(Path(root), Path(run_dir))
+    agent.stage, agent.after = stage, int(after)
+    rows = range(1, int(placeholders) + 1)
+    agent.at_once = set(rows)
+    if start == "arm":
+        agent.interceptor.arm(agent.territory)
+        for row in rows:
+            agent.lay(f"{row}", content(row))
+    else:
+        assert agent.interceptor.adopt(agent.territory)
+    agent.serve()
+    print("ready", flush=True)
+    sys.stdin.read()
+    until(lambda: not agent.waiting(), "the end of all waits")
+    agent.interceptor.disarm()
+    agent.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""With the agent dead, gone or overwhelmed, tasks wait or are refused; they never see zeros and none waits for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from active_restore.intercept.bpf_lsm import BpfInterceptor
+from active_restore.intercept.pins import Pins, directory
+from tests.vm.inside.agent_process import content
+from tests.vm.inside.territory import RESTORE_ID, Child, Guarded, python, state_of, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "6"))
+_STAGES = ("fault", "written", "unmarked", "released")
+# Reads every 50th file and says which are not what they should be.
+_READER = """
+    for (my $row = shift; $row <= $ARGV[0]; $row += 50) {
+        open(my $file, "<", "$ARGV[1]/$row") or die "$row: $!\\n";
+        local $/; my $text = <$file>;
+        $text eq "$row\\n" x 5000 or print "$row is wrong\\n";
+    }
+    print "done\\n";
+"""
+
+
+def _agent(root: Path, run_dir: Path, files: int, start: str, stage: str, after: int) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "tests.vm.inside.agent_process", root, run_dir, files, start, stage, after]
+    agent = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "ready\n"
+    return agent
+
+
+def test_killed_again_and_again(disk: Path, tmp_path: Path) -> None:
+    root, files = disk / "killed", _READERS * (_ROUNDS // 2 + 1)
+    root.mkdir()
+    agent = _agent(root, tmp_path, files, "arm", "fault", 3)
+    readers = [Child("perl", "-e", _READER, str(first), str(files), root) for first in range(1, _READERS + 1)]
+    for index in range(_ROUNDS):
+        assert agent.wait(60) == -signal.SIGKILL
+        agent.communicate()
+        agent = _agent(root, tmp_path, files, "adopt", _STAGES[index % len(_STAGES)], index % 5)
+    assert agent.wait(60) == -signal.SIGKILL
+    agent.communicate()
+    last = _agent(root, tmp_path, files, "adopt", "never", 0)
+    assert [reader.finish() for reader in readers] == ["done\n"] * _READERS
+    last.communicate("")
+    assert last.returncode == 0
+    assert not directory(RESTORE_ID % 1).exists()
+
+
+def test_held_while_nobody_is_there(disk: Path, tmp_path: Path) -> None:
+    """Readers that come when the agent is dead are stopped and found by the next one."""
+    root = disk / "alone"
+    root.mkdir()
+    agent = _agent(root, tmp_path, 4, "arm", "never", 0)
+    agent.kill()
+    agent.communicate()
+    reader = Child("cat", root / "1")
+    until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
+    late = Child("cat", root / "2")
+    until(lambda: state_of(late.pid) == "T", "the stop of a reader who came later")
+    last = _agent(root, tmp_path, 4, "adopt", "never", 0)
+    assert reader.finish() == content(1).decode()
+    assert late.finish() == content(2).decode()
+    last.communicate("")
+    assert last.returncode == 0
+
+
+def test_stuck_agent_recovers(disk: Path, tmp_path: Path) -> None:
+    """An agent that is stopped itself for a while counts as dead; afterwards it lets go whom it stopped."""
+    root = disk / "stuck"
+    root.mkdir()
+    agent = _agent(root, tmp_path, 4, "arm", "never", 0)
+    agent.send_signal(signal.SIGSTOP)
+    reader = Child("cat", root / "1")
+    until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
+    agent.send_signal(signal.SIGCONT)
+    assert reader.finish() == content(1).decode()
+    agent.communicate("")
+    assert agent.returncode == 0
+
+
+def test_leave_and_adopt(disk: Path, tmp_path: Path) -> None:
+    guarded = Guarded(disk / "left", tmp_path)
+    guarded.root.mkdir()
+    guarded.interceptor.arm(guarded.territory)
+    guarded.serve()
+    row = guarded.lay("file", b"content\n")
+    child = Child("cat", guarded.paths[row])
+    guarded.parked(child.pid)
+    guarded.interceptor.leave()
+    guarded.join()
+    until(lambda: state_of(child.pid) == "T", "the stop after the agent left")
+    guarded.interceptor = BpfInterceptor()
+    guarded.faults.clear()
+    assert guarded.interceptor.adopt(guarded.territory)
+    guarded.serve()
+    guarded.faulted(row)
+    guarded.fill(row)
+    assert child.finish() == "content\n"
+    guarded.interceptor.disarm()
+    guarded.join()
+
+
+def test_abandon_refuses_everybody(disk: Path, tmp_path: Path) -> None:
+    guarded = Guarded(disk / "abandoned", tmp_path)
+    guarded.root.mkdir()
+    guarded.interceptor.arm(guarded.territory)
+    guarded.serve()
+    row = guarded.lay("file", b"content\n")
+    attempt = "import sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
+    child = python(attempt, guarded.paths[row])
+    guarded.parked(child.pid)
+    guarded.interceptor.abandon(errno.EIO)
+    guarded.join()
+    assert child.finish() == f"{errno.EIO}\n"
+    assert python(attempt, guarded.paths[row]).finish() == f"{errno.EIO}\n"
+    guarded.interceptor = BpfInterceptor()
+    assert guarded.interceptor.adopt(guarded.territory)
+    guarded.interceptor.disarm()
+
+
+def test_disarm_leaves_no_trace(disk: Path, tmp_path: Path) -> None:
+    with Guarded(disk / "gone", tmp_path) as guarded:
+        path = guarded.lay_now("file", b"content\n")
+        assert Child("cat", path).finish() == "content\n"
+        pins = directory(guarded.territory.restore_id)
+        assert pins.exists()
+    assert not pins.exists()
+    assert [path.name for path in tmp_path.glob("bpf.rows")] == []
+    assert not BpfInterceptor().adopt(guarded.territory)
+
+
+def test_lost_events(disk: Path, tmp_path: Path) -> None:
+    """A ring of one page has room for 34 events, and nobody reads while 200 come: the map of waiters is the truth."""
+    guarded = Guarded(disk / "lost", tmp_path, BpfInterceptor(placeholders=1000, ring_pages=1))
+    guarded.root.mkdir()
+    guarded.interceptor.arm(guarded.territory)
+    rows = [guarded.lay(f"file{index}", b"content\n") for index in range(200)]
+    guarded.at_once = set(rows)
+    code = """
+        import pathlib, sys, threading
+        def read(index): texts.append(pathlib.Path(sys.argv[1], f"file{index}").read_text())
+        texts = []
+        threads = [threading.Thread(target=read, args=(index,)) for index in range(200)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(texts.count("content\\\\n"))
+    """
+    child = python(code, guarded.root)
+    until(lambda: guarded.interceptor._pins.counts()["COUNT_RING_FULL"] > 0, "a full ring")
+    guarded.serve()
+    assert child.finish() == "200\n"
+    guarded.interceptor.disarm()
+    guarded.join()
+
+
+def test_pins_tell_what_happened(disk: Path, tmp_path: Path) -> None:
+    with Guarded(disk / "counted", tmp_path) as guarded:
+        path = guarded.lay_now("file", b"content\n")
+        Child("cat", path).finish()
+        pins = Pins(directory(guarded.territory.restore_id))
+        assert pins.counts()["COUNT_HELD"] == 1
+        pins.close()
