@@ -6,6 +6,7 @@ Arguments: root, run directory, number of placeholders, "arm" or "adopt", where 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from active_restore.marker import MARKER
 from active_restore.model import Gate
 from tests.vm.inside.territory import Guarded, until
 
+# Its restore is never one that the tests' own process makes.
+SERIAL = 0xFF
 _STAGES = ("fault", "written", "unmarked", "released")
 
 
@@ -45,11 +48,9 @@ class DyingAgent(Guarded):
         os.pwrite(fd, content(row)[half:], half)
         os.fdatasync(fd)
         os.close(fd)
-        try:
+        # Two faults of one row at once: the other one may have been faster.
+        with contextlib.suppress(OSError):
             os.removexattr(path, MARKER)
-        except OSError:
-            # Two faults of one row at once: the other one was faster.
-            pass
         self._reach("unmarked")
         self.interceptor.release(row, Gate.ALL, self.of(row))
         self._reach("released")
@@ -58,6 +59,7 @@ class DyingAgent(Guarded):
 def main() -> None:
     """Serve until told to end by the end of standard input."""
     root, run_dir, placeholders, start, stage, after = sys.argv[1:]
+    Guarded.serial = SERIAL - 1
     agent = DyingAgent(Path(root), Path(run_dir))
     agent.stage, agent.after = stage, int(after)
     rows = range(1, int(placeholders) + 1)

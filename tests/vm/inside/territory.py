@@ -91,12 +91,12 @@ def python(code: str, *arguments: str | Path) -> Child:
 class Guarded:
     """``root`` under guard. Faults are kept in ``faults``; rows in ``at_once`` are filled as they come."""
 
-    _serial = 0
+    serial = 0
 
     def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | None = None) -> None:
-        Guarded._serial += 1
+        Guarded.serial += 1
         self.root, self.run_dir = root, run_dir
-        restore_id = RESTORE_ID % Guarded._serial
+        restore_id = RESTORE_ID % Guarded.serial
         self.prefix = marker_prefix(restore_id)
         self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir))
         self.interceptor = interceptor or BpfInterceptor(placeholders=1000)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.intercept.pins import Pins, directory
-from tests.vm.inside.agent_process import content
+from tests.vm.inside.agent_process import SERIAL, content
 from tests.vm.inside.territory import RESTORE_ID, Child, Guarded, python, state_of, until
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_killed_again_and_again(disk: Path, tmp_path: Path) -> None:
     assert [reader.finish() for reader in readers] == ["done\n"] * _READERS
     last.communicate("")
     assert last.returncode == 0
-    assert not directory(RESTORE_ID % 1).exists()
+    assert not directory(RESTORE_ID % SERIAL).exists()
 
 
 def test_held_while_nobody_is_there(disk: Path, tmp_path: Path) -> None:
