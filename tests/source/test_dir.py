@@ -159,7 +159,9 @@ class TestWalk:
 
 
 def _save(tree: Path) -> str:
-    return manifest.create(str(tree))
+    path, files = manifest.create(str(tree))
+    assert files == sum(one.is_file() for one in tree.rglob("*") if not one.name.startswith(".active-restore"))
+    return path
 
 
 class TestManifest:
