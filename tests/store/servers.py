@@ -108,7 +108,10 @@ class _Requests(BaseHTTPRequestHandler):
         if not hmac.compare_digest(self.headers.get("Authorization", ""), expected):
             self._answer(401)
             return None
-        return self.server.root / unquote(urlsplit(self.path).path).strip("/")
+        path = self.server.root / unquote(urlsplit(self.path).path).strip("/")
+        # Like the real server: packs lie in folders of two digits on its disk.
+        sharded = path.parent / path.name[:2] / path.name
+        return sharded if path.parent.name == "data" and sharded.is_file() else path
 
     def _listing(self, path: Path) -> None:
         files = sorted(one for one in path.rglob("*") if one.is_file())

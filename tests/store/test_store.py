@@ -11,7 +11,7 @@ from active_restore.errors import SourceUnavailable
 from active_restore.store import location, retry
 from active_restore.store.base import AccessDenied, Entry, ObjectNotFound, ObjectTruncated
 from active_restore.store.local import MAX_DESCRIPTORS, LocalStore
-from tests.store.conftest import OBJECTS, PACK, rest_location, s3_location, write
+from tests.store.conftest import OBJECTS, PACK, rest_location, write
 from tests.store.servers import PASSWORD, S3_ENV, RestServer, unused_port
 
 if TYPE_CHECKING:
