@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from active_restore.errors import ContentError, NoRepository, RepositoryDamaged, SnapshotError, WrongPassword
-from active_restore.model import FileRef, Kind, Node, Problem
+from active_restore.model import FileRef, Kind, Node, Piece, Problem
 from active_restore.source.open import open_source
 from active_restore.source.restic import tree as trees_module
 from active_restore.source.restic import walk as walk_module
+from active_restore.source.restic.reader import ResticReader
+from active_restore.store.local import LocalStore
 from tests.source import trees
-from tests.source.forge import Forge, node, seal
+from tests.source.forge import KEYS, Forge, node, seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,6 +271,46 @@ def test_another_copy_survives_a_damaged_pack(forge: Forge) -> None:
         path.unlink()
         assert _errors(forge.source(), _ref(good)) == [None]
         path.write_bytes(whole)
+
+
+class _Glitching(LocalStore):
+    """A disk whose every second answer has a flipped bit."""
+
+    calls = 0
+
+    def get_range(self, name: str, offset: int, length: int) -> memoryview:
+        data = bytearray(super().get_range(name, offset, length))
+        self.calls += 1
+        data[length // 2] ^= self.calls % 2
+        return memoryview(data)
+
+
+def test_what_was_damaged_on_the_way_is_read_again(forge: Forge) -> None:
+    blobs = [forge.blob(b"%04d" % number) for number in range(9)]
+    source = forge.finish()
+    reader = ResticReader(lambda: _Glitching(str(forge.root)), source.index, KEYS)
+    assert b"".join(bytes(piece.data) for piece in reader.read(_ref(*blobs[:3], size=12))) == b"000000010002"
+    assert [item for _, item in reader.read_many([_ref(one) for one in blobs]) if not isinstance(item, Piece)] == [None] * 9
+    reader.close()
+    source.close()
+
+
+def test_only_blobs_of_nothing_but_zeros_are_left_out(forge: Forge) -> None:
+    plain = (bytes(3), bytes(17), bytes(16) + b"x", bytes(40), b"x" + bytes(40))
+    blobs = [forge.blob(one) for one in plain]
+    source = forge.finish()
+    reader = source.reader()
+    pieces = list(reader.read(_ref(*blobs, size=sum(map(len, plain)))))
+    assert [(piece.offset, bytes(piece.data)) for piece in pieces] == [(20, plain[2]), (77, plain[4])]
+    reader.close()
+    source.close()
+
+
+def test_files_that_lie_about_their_size_are_refused(forge: Forge) -> None:
+    four, six = forge.blob(b"four"), forge.blob(b"sixsix")
+    sizes = (9, 11, 4, 3, 0)
+    ends = _errors(forge.finish(), _ref(four, six, size=10), *(_ref(four, six, size=size) for size in sizes))
+    assert [end is None for end in ends] == [True] + [False] * len(sizes)
 
 
 def test_sizes_that_do_not_add_up_are_found_while_walking(forge: Forge) -> None:

@@ -40,6 +40,7 @@ class RestServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.with_version_2 = True
         self.garbled = False
+        self._links: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -48,8 +49,17 @@ class RestServer(ThreadingHTTPServer):
         """``host:port``."""
         return f"127.0.0.1:{self.server_address[1]}"
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Remember the connection: a server that goes away takes its connections with it."""
+        link, peer = super().get_request()
+        self._links.append(link)
+        return link, peer
+
     def stop(self) -> None:
         """Stop answering and free the port."""
+        for link in self._links:
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
         self.shutdown()
         self._thread.join(10)
         self.server_close()
