@@ -295,6 +295,30 @@ def test_what_was_damaged_on_the_way_is_read_again(forge: Forge) -> None:
     source.close()
 
 
+class _Counting(LocalStore):
+    """A disk that counts what is asked of it."""
+
+    calls = 0
+
+    def get_range(self, name: str, offset: int, length: int) -> memoryview:
+        self.calls += 1
+        return super().get_range(name, offset, length)
+
+
+def test_a_file_that_is_given_up_is_not_read_to_its_end(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    false = forge.blob(b"false", blob_id=b"f" * 32)
+    blobs = [forge.blob(b"%d" % number * (8 << 20)) for number in range(30)]
+    source = forge.finish()
+    store = _Counting(str(tmp_path))
+    reader = ResticReader(lambda: store, source.index, KEYS)
+    (end,) = [item for _, item in reader.read_many([_ref(false, *blobs, size=5 + 30 * (8 << 20))])]
+    assert isinstance(end, ContentError)
+    assert store.calls <= 5
+    reader.close()
+    source.close()
+
+
 def test_only_blobs_of_nothing_but_zeros_are_left_out(forge: Forge) -> None:
     plain = (bytes(3), bytes(17), bytes(16) + b"x", bytes(40), b"x" + bytes(40))
     blobs = [forge.blob(one) for one in plain]

@@ -29,6 +29,7 @@ _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 # A missing object is Python's own FileNotFoundError to obstore.
 _FAULTS = (exceptions.BaseError, OSError)
 _MESSAGE_CHARS = 160
+_HINT = "check network and server"
 
 
 class RemoteStore:
@@ -96,7 +97,8 @@ class RemoteStore:
             return ObjectNotFound(f"{name} does not exist in {self.url}")
         if isinstance(error, _DENIED):
             return AccessDenied(f"{self.url} refuses access to {name}", "check user, password and keys (AWS_* for S3)")
-        return SourceUnavailable(f"{self.url} cannot be reached: {self._reason(error)}", "check network and server")
+        hint = "check its certificate; RESTIC_CACERT names the authority" if "ertificate" in str(error) else _HINT
+        return SourceUnavailable(f"{self.url} cannot be reached: {self._reason(error)}", hint)
 
     def _reason(self, error: Exception) -> str:
         """The first line of a message, without anything secret."""
