@@ -229,6 +229,17 @@ def test_index_that_lies_spoils_one_file_only(tmp_path: Path, lie: dict[str, int
     assert [end is None for end in ends] == [False, True]
 
 
+def test_absurd_entries_are_not_even_kept(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    good = forge.blob(b"good")
+    absurd = [{"offset": 0, "length": 31}, {"offset": 1 << 31, "length": 1 << 31}, {"offset": 0, "length": 300 << 20}]
+    absurd.append({"offset": 0, "length": 99, "uncompressed_length": 300 << 20})
+    forge.index([{"id": "ab" * 32, "blobs": [one | {"id": "ee" * 32} for one in absurd]}])
+    source = forge.finish()
+    assert list(source.index.copies(b"\xee" * 32)) == []
+    assert _errors(source, _ref(good)) == [None]
+
+
 @pytest.mark.parametrize(
     "packs",
     [5, [5], [{"id": "zz", "blobs": []}], [{"id": "ab" * 32, "blobs": [{"id": "x", "offset": 0, "length": 40}]}],

@@ -38,12 +38,18 @@ class RemoteStore:
     remote = True
 
     def __init__(
-        self, url: str, objects: S3Store | HTTPStore, lister: Callable[[str], list[Entry]], secrets: tuple[str, ...]
+        self,
+        url: str,
+        objects: S3Store | HTTPStore,
+        lister: Callable[[str], list[Entry]],
+        secrets: tuple[str, ...],
+        hint: str = _HINT,
     ) -> None:
         self.url = url
         self._objects = objects
         self._list = lister
         self._secrets = tuple(filter(None, secrets))
+        self._hint = hint
 
     def get(self, name: str, limit_bytes: int) -> memoryview:
         """See ``Store.get``."""
@@ -97,7 +103,7 @@ class RemoteStore:
             return ObjectNotFound(f"{name} does not exist in {self.url}")
         if isinstance(error, _DENIED):
             return AccessDenied(f"{self.url} refuses access to {name}", "check user, password and keys (AWS_* for S3)")
-        hint = "check its certificate; RESTIC_CACERT names the authority" if "ertificate" in str(error) else _HINT
+        hint = "check its certificate; RESTIC_CACERT names the authority" if "ertificate" in str(error) else self._hint
         return SourceUnavailable(f"{self.url} cannot be reached: {self._reason(error)}", hint)
 
     def _reason(self, error: Exception) -> str:
@@ -137,7 +143,8 @@ def _open_s3(address: str, env: dict[str, str]) -> RemoteStore:
         pages = obstore.list(objects, prefix=f"{folder}/")
         return [Entry(one["path"].rpartition("/")[2], one["size"]) for page in pages for one in page]
 
-    return RemoteStore(f"s3:{address}", objects, listing, secrets)
+    hint = _HINT if key else f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {_HINT}"
+    return RemoteStore(f"s3:{address}", objects, listing, secrets, hint)
 
 
 def _open_rest(address: str, env: dict[str, str]) -> RemoteStore:
