@@ -207,6 +207,10 @@ class Catalog:
         values = (path, path + b"/", path + b"0") if path else ()
         return [row for (row,) in self._reader().execute(query, values)]
 
+    def handles(self) -> Iterator[tuple[int, bytes]]:
+        """(row, handle) of every placeholder that was laid."""
+        yield from self._reader().execute("SELECT row,handle FROM file ORDER BY row")
+
     def files_in_order(self) -> Iterator[tuple[int, int, int]]:
         """(row, size, state) in the order in which the source is read cheapest."""
         yield from self._reader().execute("SELECT row,size,state FROM file ORDER BY place,row")

@@ -94,11 +94,12 @@ class Demand:
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
         with self._lock:
+            if 0 <= row < self._shop.board.rows:
+                # A worker that has claimed this very file must not go on at the pace of the background.
+                self._shop.board.urgent[row] = 1
             waiting = self._waiting.get(row)
             if waiting is not None:
                 waiting.append(fault)
-                if 0 <= row < self._shop.board.rows:
-                    self._shop.board.urgent[row] = 1
                 return
             self._waiting[row] = [fault]
         try:
@@ -114,7 +115,6 @@ class Demand:
         elif fault.handle and fault.handle != file.handle:
             self._pass_copy(fault)
         elif self._shop.board.state[file.row] == State.LAID and file.ref.size > _BULK_BYTES:
-            self._shop.board.urgent[file.row] = 1
             self._bulk.submit(self._restore_guarded, file)
         else:
             self._restore(file)

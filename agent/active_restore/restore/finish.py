@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 def sweep(shop: Workshop) -> list[int]:
     """Take markers from settled inodes (an interruption may have left some); returns rows that are still unrestored."""
     left: list[int] = []
-    for row, _, _ in shop.catalog.files_in_order():
+    for row, handle in shop.catalog.handles():
         state = shop.board.state[row]
         if state == State.GONE:
             continue
-        file = shop.catalog.file(row)
-        inode = open_inode(shop.mount_fd, file.handle) if file else None
+        inode = open_inode(shop.mount_fd, handle)
         if inode is None:
             continue
         try:
