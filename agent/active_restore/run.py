@@ -120,7 +120,7 @@ class Run:
         shop = self._shop = self._open_shop(root)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
         demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
-        self._start("settler", shop.settler.run)
+        self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
             self._start(f"demand-{number}", lambda: interceptor.serve(demand.on_fault))
@@ -289,6 +289,12 @@ class Run:
             lanes=lanes,
             waiting=tuple(demand.waiting()),
         )
+
+
+def _settle(settler: Settler, interceptor: Interceptor) -> None:
+    """A few files are made durable through descriptors of their own, and opening those must not be a fault."""
+    interceptor.exempt(threading.get_native_id())
+    settler.run()
 
 
 def _is_open(shop: Workshop) -> bool:
