@@ -211,9 +211,11 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
             number, files = job
             batch = Batch(setup, files)
             try:
-                batch.fill(reader)
+                if not setup.board.stopping:
+                    batch.fill(reader)
             except Stopped:
-                break
+                # Every job gets its answer, this one and those behind it: the agent waits for them before it ends.
+                pass
             finally:
                 # In this order: the agent learns that a file is filled before it learns that it is durable.
                 upstream.send(frames.FILLED, number, list(batch.results.values()))
