@@ -100,7 +100,7 @@ def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
     """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)
     async with ControlServer(job.run_dir / "control.sock", run):
         async with asyncio.TaskGroup() as group:

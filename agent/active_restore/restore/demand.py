@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.linux import tasks
 from active_restore.model import Fault, Gate, Intent, Lane
 from active_restore.placeholder import open_inode, unmark
 from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
@@ -228,7 +229,8 @@ class Demand:
         path = self._shop.catalog.path(row)
         for fault in faults:
             self._shop.tally.fault()
-            self._shop.reporter.event(FaultServed(path, fault.task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
+            task = fault.task._replace(tgid=tasks.group_of(fault.task.tid))
+            self._shop.reporter.event(FaultServed(path, task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
 
     def _refuse_file(self, file: FileRow, error: ContentError) -> None:
         """The backup does not have this content (any more): the placeholder stays, tasks get an errno."""
@@ -332,7 +334,11 @@ class Demand:
         with self._lock:
             faults = [(row, fault) for row, faults in self._waiting.items() for fault in faults]
         faults.sort(key=lambda entry: entry[1].since_ns)
-        return [Waiting(self._shop.catalog.path(row), fault.task, (now - fault.since_ns) / 1e6) for row, fault in faults]
+        return [
+            Waiting(self._shop.catalog.path(row), fault.task._replace(tgid=group), (now - fault.since_ns) / 1e6)
+            for row, fault in faults
+            if (group := tasks.group_of(fault.task.tid))
+        ]
 
     def stop(self) -> None:
         """The agent ends: leave files at the next piece; tasks that wait are the interceptor's from now on."""

@@ -237,7 +237,9 @@ def _work(name: str, upstream: Upstream, work: Callable[[], None]) -> None:
 def main() -> None:
     """Serve until the agent says stop or ends."""
     die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal to the whole process group is for the agent, which ends us in good order.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
