@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.disk import filesystem_type, free_bytes
-from bench.restoring import adopt_orphans, end_orphans
+from bench.orphans import end_orphans, take_charge
 from bench.rig import FULL, QUICK, Rig, Scale
 from bench.rows import database, demand, durability, memory, others, placeholders, whole
 from bench.table import show
@@ -47,8 +46,7 @@ def main() -> int:
     if os.geteuid():
         print("bench: must be run as root (it mounts file systems and drops the page cache)", file=sys.stderr)
         return 1
-    adopt_orphans()
-    signal.signal(signal.SIGTERM, _interrupt)
+    take_charge()
     scratch = Path(tempfile.mkdtemp(prefix="active-restore-bench.", dir=arguments.scratch))
     try:
         wrong = _unfit(scratch, _NEEDED_BYTES_QUICK if arguments.quick else _NEEDED_BYTES)
@@ -60,7 +58,6 @@ def main() -> int:
         print("bench: interrupted", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_orphans()
         shutil.rmtree(scratch, ignore_errors=True)
     show(rows)
@@ -111,10 +108,6 @@ def _measure(rig: Rig, names: list[str], results: Path) -> list[Row]:
         rig.say(f"{name}: {time.monotonic() - started:.0f} s")
         results.write_text(json.dumps([row.as_dict() for row in rows], indent=1) + "\n")
     return rows
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

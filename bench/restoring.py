@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,10 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.orphans import end_orphans
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE_SECONDS = 600.0
 
 
@@ -109,26 +107,3 @@ def restoring(
         running.stop()
         if running.process.returncode:
             end_orphans()
-
-
-def adopt_orphans() -> None:
-    """Processes whose parent ends become our children, so that ``end_orphans`` finds the keepers of a killed agent."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
-def end_orphans() -> None:
-    """End every child that we have, the adopted ones included."""
-    while children := _children():
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        for child in children:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, 0)
-
-
-def _children() -> list[int]:
-    found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return [int(pid) for pids in found for pid in pids]
