@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
 
 _TICK_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
 
 
 def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str]) -> Done:
@@ -99,6 +101,8 @@ def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: 
 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
     """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
+    # A demand thread never waits longer than this for a thread of ours that computes.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)

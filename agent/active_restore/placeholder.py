@@ -58,7 +58,7 @@ class Layer:
         self._warn = warn
         self._handles = HandleMaker()
         self._here: bytes | None = None
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._links: dict[tuple[tuple[int, int], Kind], bytes] = {}
 
     def lay(self, plan: Iterable[tuple[int, Node]]) -> Iterator[Laid | Problem]:
         """Create every node but the root; directories keep mode 0700 until ``finish_directories``."""
@@ -105,7 +105,8 @@ class Layer:
         parent, _, name = node.path.rpartition(b"/")
         self._enter(parent)
         if node.link_key is not None and node.kind is not Kind.DIR:
-            first = self._links.setdefault(node.link_key, node.path)
+            # With the kind: a hostile snapshot may claim that a file and a device are one inode.
+            first = self._links.setdefault((node.link_key, node.kind), node.path)
             if first != node.path:
                 os.link(first, name, src_dir_fd=self._staging, follow_symlinks=False)
                 return None

@@ -20,6 +20,7 @@ from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
+from active_restore.linux.process import hurry
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
 from active_restore.restore.demand import Answers, Demand, Workshop
@@ -123,7 +124,7 @@ class Run:
         self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
-            self._start(f"demand-{number}", lambda: interceptor.serve(demand.on_fault))
+            self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
         if self._job.phase == "revealing":
             laying.reveal()
         self._phase = "restoring"
@@ -295,6 +296,13 @@ def _settle(settler: Settler, interceptor: Interceptor) -> None:
     """A few files are made durable through descriptors of their own, and opening those must not be a fault."""
     interceptor.exempt(threading.get_native_id())
     settler.run()
+
+
+def _serve(interceptor: Interceptor, demand: Demand) -> None:
+    """One demand thread: tasks wait for it, so it goes first."""
+    with contextlib.suppress(OSError):
+        hurry()
+    interceptor.serve(demand.on_fault)
 
 
 def _is_open(shop: Workshop) -> bool:

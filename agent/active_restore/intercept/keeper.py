@@ -27,7 +27,7 @@ from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
-from active_restore.linux.process import lock_memory, name_thread, spare_from_oom_killer
+from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
 
 _LOOK_MS = 10_000
 
@@ -229,6 +229,9 @@ def prepare(label: str) -> None:
         spare_from_oom_killer()
     with contextlib.suppress(OSError):
         lock_memory()
+    with contextlib.suppress(OSError):
+        # Whoever opens a file here waits for us.
+        hurry()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once

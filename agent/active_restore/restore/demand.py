@@ -94,8 +94,12 @@ class Demand:
             self._answers.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
+        known = 0 <= row < self._shop.board.rows
+        if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
+            self._answers.release(row, Gate.READ, [fault])
+            return
         with self._lock:
-            if 0 <= row < self._shop.board.rows:
+            if known:
                 # A worker that has claimed this very file must not go on at the pace of the background.
                 self._shop.board.urgent[row] = 1
             waiting = self._waiting.get(row)

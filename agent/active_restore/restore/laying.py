@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
     from active_restore.source.base import Source
 
+_BATCH_FILES = 10_000
 _Item = TypeVar("_Item")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -85,23 +86,29 @@ class Laying:
         """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard."""
         self.job.mark_target()
         staging = make_staging(self.job.options.target, self.job.restore_id)
-        laid: list[Laid] = []
         layer = Layer(staging, self.job.marker_prefix, self._telling.warn, inode_numbers=inode_numbers)
         with contextlib.closing(layer):
-            _in_own_thread(lambda: self._create(layer, laid))
-        order = self._source.order_key
-        self._catalog.add_files((item.file, item.inode, order(item.file.ref.content)) for item in laid)
-        add((item.file.row, item.inode) for item in laid)
+            _in_own_thread(lambda: self._create(layer, add))
         sync_filesystem(self._root)
 
-    def _create(self, layer: Layer, laid: list[Laid]) -> None:
+    def _create(self, layer: Layer, add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
+        batch: list[Laid] = []
         for item in layer.lay(self._until_stopped(self._catalog.nodes())):
             if isinstance(item, Problem):
                 self._catalog.add_problem(item)
                 self._telling.problem(item)
-            else:
-                laid.append(item)
+                continue
+            batch.append(item)
+            if len(batch) >= _BATCH_FILES:
+                self._register(batch, add)
+                batch = []
+        self._register(batch, add)
         layer.finish_directories(self._catalog.nodes_backwards())
+
+    def _register(self, batch: list[Laid], add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
+        order = self._source.order_key
+        self._catalog.add_files((item.file, item.inode, order(item.file.ref.content)) for item in batch)
+        add((item.file.row, item.inode) for item in batch)
 
     def take_back(self) -> None:
         """Nothing was visible yet: remove what was laid."""

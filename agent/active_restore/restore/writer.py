@@ -67,6 +67,7 @@ class Filling:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         state = self._board.state[self.file.row]
         if state != State.LAID:
+            self._close_file()
             return Claim.UNMARKED if state == State.SETTLED else Claim.FILLED_ALREADY
         self._look()
         return Claim.OURS
