@@ -15,10 +15,12 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgpack
+
 from active_restore.catalog import FileRow
 from active_restore.linux.files import open_beneath, private_cwd
 from active_restore.linux.handles import HandleMaker, open_handle
-from active_restore.marker import MARKER, marker_value
+from active_restore.marker import MARKER
 from active_restore.model import FileRef, Kind, Node, Problem
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ class Layer:
         self._prefix = marker_prefix
         self._warn = warn
         self._handles = HandleMaker()
+        self._pack = msgpack.Packer().pack
+        # What a new inode belongs to in the staging directory (mode 0700, root's, no setgid bit in it).
+        self._born = (os.geteuid(), os.getegid())
         self._here: bytes | None = None
         self._links: dict[tuple[tuple[int, int], Kind], bytes] = {}
 
@@ -128,7 +133,7 @@ class Layer:
             self._dress(name, node)
             return None
         os.truncate(name, node.size)
-        os.setxattr(name, MARKER, marker_value(self._prefix, row), os.XATTR_CREATE, follow_symlinks=False)
+        os.setxattr(name, MARKER, self._prefix + self._pack(row), os.XATTR_CREATE, follow_symlinks=False)
         self._dress(name, node)
         handle = self._handles.of_name(name)
         ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
@@ -137,7 +142,8 @@ class Layer:
 
     def _dress(self, name: bytes, node: Node) -> None:
         """Owner, mode, xattrs, times, in the order in which none undoes another."""
-        os.chown(name, node.uid, node.gid, follow_symlinks=False)
+        if (node.uid, node.gid) != self._born or node.kind is Kind.DIR:
+            os.chown(name, node.uid, node.gid, follow_symlinks=False)
         if node.kind is not Kind.SYMLINK and (node.kind is Kind.DIR or node.mode & _CLEARED_BY_CHOWN):
             os.chmod(name, node.mode)
         for key, value in node.xattrs:

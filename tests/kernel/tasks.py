@@ -56,6 +56,12 @@ class Task:
         self._child.stdin.write(line)
         self._child.stdin.flush()
 
+    def close_input(self) -> None:
+        """End its standard input."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.stdin = None
+
     def line(self) -> bytes:
         """The next line of its output."""
         assert self._child.stdout is not None
