@@ -92,8 +92,8 @@ def _refuse_second(name: str, target: str) -> None:
 
 
 def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float) -> Done:
-    job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     source = open_source(job.options.source, env)
+    job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(source):
         run = Run(job, source, reporter, started)
         return asyncio.run(_drive(run, job, reporter))
