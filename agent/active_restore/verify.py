@@ -44,8 +44,18 @@ _BATCH_FILES = 256
 _BATCH_BYTES = 64 << 20
 _STEP_BYTES = 1 << 20
 _ZEROS = bytes(_STEP_BYTES)
-# Labels that the kernel or a policy of this machine puts on every file; a difference only where the backup has them, too.
-_LOCAL_XATTRS = frozenset({"security.selinux", "security.SMACK64", "security.evm", "security.ima"})
+# Labels that the kernel or a policy of this machine puts on every file, and the second names under which XFS shows its
+# ACLs; a difference only where the backup has them, too.
+_LOCAL_XATTRS = frozenset(
+    {
+        "security.selinux",
+        "security.SMACK64",
+        "security.evm",
+        "security.ima",
+        "trusted.SGI_ACL_FILE",
+        "trusted.SGI_ACL_DEFAULT",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

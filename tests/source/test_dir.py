@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import time
@@ -159,7 +160,9 @@ class TestWalk:
 
 
 def _save(tree: Path) -> str:
-    return manifest.create(str(tree))
+    path, files = manifest.create(str(tree))
+    assert files == sum(one.is_file() for one in tree.rglob("*") if not one.name.startswith(".active-restore"))
+    return path
 
 
 class TestManifest:
@@ -171,6 +174,13 @@ class TestManifest:
         for path in (b"sub/file", b"other", b"\xff\nname"):
             assert trees.content(reader, nodes[path]) == (tree / os.fsdecode(path)).read_bytes()
         reader.close()
+
+    def test_digests_are_those_of_sha256sum(self, tree: Path) -> None:
+        _save(tree)
+        digests = manifest.load(str(tree))
+        assert digests is not None
+        for path, digest in digests.items():
+            assert digest == hashlib.sha256((tree / os.fsdecode(path)).read_bytes()).digest()
 
     def test_one_flipped_bit_is_found_whatever_the_times_say(self, tree: Path) -> None:
         _save(tree)

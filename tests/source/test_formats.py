@@ -259,7 +259,7 @@ class TestRuns:
     def test_every_blob_lies_in_exactly_one_run(self, blobs: list[tuple[int, int, int]]) -> None:
         entries = np.array([(*blob, 0) for blob in blobs], np.uint32)
         found = []
-        for run in coalesce(np.arange(len(blobs)), entries):
+        for run in coalesce(np.arange(len(blobs)), entries, 1 << 20):
             assert run.length <= MAX_RUN_BYTES or len(run.rows) == 1
             for row, start, length in zip(run.rows, run.starts, run.lengths, strict=True):
                 assert (run.pack, run.offset + start, length) == blobs[row]

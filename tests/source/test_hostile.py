@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from active_restore.errors import ContentError, NoRepository, RepositoryDamaged, SnapshotError, WrongPassword
-from active_restore.model import FileRef, Kind, Node, Problem
+from active_restore.model import FileRef, Kind, Node, Piece, Problem
 from active_restore.source.open import open_source
 from active_restore.source.restic import tree as trees_module
 from active_restore.source.restic import walk as walk_module
+from active_restore.source.restic.reader import ResticReader
+from active_restore.store.local import LocalStore
 from tests.source import trees
-from tests.source.forge import Forge, node, seal
+from tests.source.forge import KEYS, Forge, node, seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,6 +229,17 @@ def test_index_that_lies_spoils_one_file_only(tmp_path: Path, lie: dict[str, int
     assert [end is None for end in ends] == [False, True]
 
 
+def test_absurd_entries_are_not_even_kept(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    good = forge.blob(b"good")
+    absurd = [{"offset": 0, "length": 31}, {"offset": 1 << 31, "length": 1 << 31}, {"offset": 0, "length": 300 << 20}]
+    absurd.append({"offset": 0, "length": 99, "uncompressed_length": 300 << 20})
+    forge.index([{"id": "ab" * 32, "blobs": [one | {"id": "ee" * 32} for one in absurd]}])
+    source = forge.finish()
+    assert list(source.index.copies(b"\xee" * 32)) == []
+    assert _errors(source, _ref(good)) == [None]
+
+
 @pytest.mark.parametrize(
     "packs",
     [5, [5], [{"id": "zz", "blobs": []}], [{"id": "ab" * 32, "blobs": [{"id": "x", "offset": 0, "length": 40}]}],
@@ -269,6 +282,70 @@ def test_another_copy_survives_a_damaged_pack(forge: Forge) -> None:
         path.unlink()
         assert _errors(forge.source(), _ref(good)) == [None]
         path.write_bytes(whole)
+
+
+class _Glitching(LocalStore):
+    """A disk whose every second answer has a flipped bit."""
+
+    calls = 0
+
+    def get_range(self, name: str, offset: int, length: int) -> memoryview:
+        data = bytearray(super().get_range(name, offset, length))
+        self.calls += 1
+        data[length // 2] ^= self.calls % 2
+        return memoryview(data)
+
+
+def test_what_was_damaged_on_the_way_is_read_again(forge: Forge) -> None:
+    blobs = [forge.blob(b"%04d" % number) for number in range(9)]
+    source = forge.finish()
+    reader = ResticReader(lambda: _Glitching(str(forge.root)), source.index, KEYS)
+    assert b"".join(bytes(piece.data) for piece in reader.read(_ref(*blobs[:3], size=12))) == b"000000010002"
+    assert [item for _, item in reader.read_many([_ref(one) for one in blobs]) if not isinstance(item, Piece)] == [None] * 9
+    reader.close()
+    source.close()
+
+
+class _Counting(LocalStore):
+    """A disk that counts what is asked of it."""
+
+    calls = 0
+
+    def get_range(self, name: str, offset: int, length: int) -> memoryview:
+        self.calls += 1
+        return super().get_range(name, offset, length)
+
+
+def test_a_file_that_is_given_up_is_not_read_to_its_end(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    false = forge.blob(b"false", blob_id=b"f" * 32)
+    blobs = [forge.blob(b"%d" % number * (8 << 20)) for number in range(30)]
+    source = forge.finish()
+    store = _Counting(str(tmp_path))
+    reader = ResticReader(lambda: store, source.index, KEYS)
+    (end,) = [item for _, item in reader.read_many([_ref(false, *blobs, size=5 + 30 * (8 << 20))])]
+    assert isinstance(end, ContentError)
+    assert store.calls <= 5
+    reader.close()
+    source.close()
+
+
+def test_only_blobs_of_nothing_but_zeros_are_left_out(forge: Forge) -> None:
+    plain = (bytes(3), bytes(17), bytes(16) + b"x", bytes(40), b"x" + bytes(40))
+    blobs = [forge.blob(one) for one in plain]
+    source = forge.finish()
+    reader = source.reader()
+    pieces = list(reader.read(_ref(*blobs, size=sum(map(len, plain)))))
+    assert [(piece.offset, bytes(piece.data)) for piece in pieces] == [(20, plain[2]), (77, plain[4])]
+    reader.close()
+    source.close()
+
+
+def test_files_that_lie_about_their_size_are_refused(forge: Forge) -> None:
+    four, six = forge.blob(b"four"), forge.blob(b"sixsix")
+    sizes = (9, 11, 4, 3, 0)
+    ends = _errors(forge.finish(), _ref(four, six, size=10), *(_ref(four, six, size=size) for size in sizes))
+    assert [end is None for end in ends] == [True] + [False] * len(sizes)
 
 
 def test_sizes_that_do_not_add_up_are_found_while_walking(forge: Forge) -> None:

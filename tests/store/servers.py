@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hmac
+import ipaddress
 import json
 import re
 import socket
@@ -18,7 +20,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -33,13 +40,16 @@ class RestServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, root: Path, port: int = 0) -> None:
+    def __init__(self, root: Path, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", port), _Requests)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.root = root
         self.refusals = 0
         self.requests: list[str] = []
         self.with_version_2 = True
         self.garbled = False
+        self._links: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -48,8 +58,17 @@ class RestServer(ThreadingHTTPServer):
         """``host:port``."""
         return f"127.0.0.1:{self.server_address[1]}"
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Remember the connection: a server that goes away takes its connections with it."""
+        link, peer = super().get_request()
+        self._links.append(link)
+        return link, peer
+
     def stop(self) -> None:
         """Stop answering and free the port."""
+        for link in self._links:
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
         self.shutdown()
         self._thread.join(10)
         self.server_close()
@@ -108,7 +127,10 @@ class _Requests(BaseHTTPRequestHandler):
         if not hmac.compare_digest(self.headers.get("Authorization", ""), expected):
             self._answer(401)
             return None
-        return self.server.root / unquote(urlsplit(self.path).path).strip("/")
+        path = self.server.root / unquote(urlsplit(self.path).path).strip("/")
+        # Like the real server: packs lie in folders of two digits on its disk.
+        sharded = path.parent / path.name[:2] / path.name
+        return sharded if path.parent.name == "data" and sharded.is_file() else path
 
     def _listing(self, path: Path) -> None:
         files = sorted(one for one in path.rglob("*") if one.is_file())
@@ -174,6 +196,24 @@ def s3_server() -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
+
+
+def authority(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key (PEM files)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = builder.add_extension(address, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    pem = serialization.Encoding.PEM
+    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
+    certificate_file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    form, open_key = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key_file.write_bytes(key.private_bytes(pem, form, open_key))
+    return certificate_file, key_file
 
 
 def _drain(stream: Any) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import ssl
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
-from active_restore.errors import SourceUnavailable
+from active_restore.errors import SourceUnavailable, UsageError
 from active_restore.store import location, retry
 from active_restore.store.base import AccessDenied, Entry, ObjectNotFound, ObjectTruncated
 from active_restore.store.local import MAX_DESCRIPTORS, LocalStore
 from tests.store.conftest import OBJECTS, PACK, rest_location, write
-from tests.store.servers import PASSWORD, S3_ENV, RestServer, unused_port
+from tests.store.servers import PASSWORD, S3_ENV, USER, RestServer, authority, unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,6 +214,28 @@ class TestServers:
                 assert not isinstance(caught.value, AccessDenied)
                 assert "hidden" not in shown
                 assert S3_ENV["AWS_SECRET_ACCESS_KEY"] not in shown
+
+    def test_own_certificate_authority(self, server: RestServer, tmp_path: Path) -> None:
+        certificate, key = authority(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        secure = RestServer(server.root, tls=context)
+        try:
+            spec = f"rest:https://{USER}:{quote(PASSWORD, safe='')}@{secure.address}/repo"
+            store = location.parse(spec, {"RESTIC_CACERT": str(certificate)}).open()
+            assert bytes(store.get("config", 100)) == OBJECTS["config"]
+            assert len(store.list("keys")) == 2
+            stranger = retry.RetryingStore(location.parse(spec, {}).open(), 1)
+            for ask in (stranger.size, stranger.list):
+                with pytest.raises(SourceUnavailable) as caught:
+                    ask("keys")
+                assert "RESTIC_CACERT" in caught.value.hint
+        finally:
+            secure.stop()
+
+    def test_certificate_authority_that_is_missing(self) -> None:
+        with pytest.raises(UsageError):
+            location.parse("rest:https://localhost/x", {"RESTIC_CACERT": "/nonexistent"}).open()
 
     def test_something_else_than_a_rest_server(self, server: RestServer) -> None:
         server.garbled = True

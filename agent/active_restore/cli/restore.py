@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING, get_args
 
@@ -12,10 +13,8 @@ from active_restore.config import Existing, InterceptorName, RestoreOptions
 from active_restore.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from active_restore.cli.command import Subcommands
-    from active_restore.restore.progress import Done
+    from active_restore.restore.progress import Done, Reporter
 
 PARTLY = 3
 """Exit code: finished, but some files were refused."""
@@ -42,6 +41,8 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that tasks wait for a source that cannot be reached (default: 600)",
     )
+    # For measuring; 0 lets the agent choose.
+    parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
     command.add_json(parser)
 
 
@@ -62,15 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
         interceptor=arguments.interceptor,
         limit_bytes_per_s=parse_rate(arguments.limit),
         fault_timeout_s=arguments.fault_timeout,
+        workers=arguments.workers,
     )
     # Only now: it brings every library with it, and what is mistyped should be told at once.
     from active_restore import agent
 
     with reporter(as_json=arguments.json) as told:
-        done = agent.restore(options, told, os.environ)
-    return exit_code(done)
+        return finish(agent.restore(options, told, os.environ), told)
 
 
-def exit_code(done: Done) -> int:
-    """0 where everything was restored, else 3."""
+def finish(done: Done, told: Reporter) -> int:
+    """Tell the end, now that nothing of us is left; 0 where everything was restored, else 3."""
+    told.event(done)
     return PARTLY if done.refused else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.cli import command
 from active_restore.cli.printers.choice import reporter
-from active_restore.cli.restore import exit_code
+from active_restore.cli.restore import finish
 
 if TYPE_CHECKING:
     import argparse
@@ -29,5 +29,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     target = command.absolute(arguments.target)
     with reporter(as_json=arguments.json) as told:
-        done = agent.resume(target, told, os.environ, source=arguments.source)
-    return exit_code(done)
+        return finish(agent.resume(target, told, os.environ, source=arguments.source), told)

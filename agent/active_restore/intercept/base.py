@@ -24,13 +24,16 @@ class Territory:
 
 
 class Interceptor(Protocol):
-    """Life: ``arm``, ``add`` (any number of times), ``laid``, ``serve`` in ``serve_threads`` threads, ``disarm``.
+    """``needs_inode_numbers`` says whether ``add`` looks at them (0 is passed where it does not).
+
+    Life: ``arm``, ``add`` (any number of times), ``laid``, ``serve`` in ``serve_threads`` threads, ``disarm``.
 
     After a crash of the agent a new one calls ``adopt`` instead of ``arm`` ... ``laid`` and gets every wait again.
     """
 
     name: str
     serve_threads: int
+    needs_inode_numbers: bool
 
     def arm(self, territory: Territory) -> None:
         """Start to guard; there are no placeholders yet. Raises ``CapabilityMissing``, ``TargetError`` or ``Busy``."""

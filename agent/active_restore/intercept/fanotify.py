@@ -55,6 +55,7 @@ class FanotifyInterceptor:
 
     name = "fanotify"
     serve_threads = 4
+    needs_inode_numbers = False
 
     def __init__(self) -> None:
         self._territory: Territory | None = None
@@ -63,6 +64,7 @@ class FanotifyInterceptor:
         self._ending = False
         self._relink = threading.Lock()
         self._exempt: set[int] = set()
+        self._exempting = threading.Lock()
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
@@ -154,8 +156,9 @@ class FanotifyInterceptor:
             _, territory = self._linked()
             # The standby accepts as soon as it has taken over; until then connect waits in the backlog of the socket.
             link = keepers.connect(territory.run_dir)
-            for tid in self._exempt:
-                link.ledger.add_exempt(tid)
+            with self._exempting:
+                for tid in self._exempt:
+                    link.ledger.add_exempt(tid)
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
             os.close(link.group)
@@ -192,13 +195,15 @@ class FanotifyInterceptor:
 
     def exempt(self, tid: int) -> None:
         """Written into the shared ledger: in force at once."""
-        self._exempt.add(tid)
-        self._linked()[0].ledger.add_exempt(tid)
+        with self._exempting:
+            self._exempt.add(tid)
+            self._linked()[0].ledger.add_exempt(tid)
 
     def unexempt(self, tid: int) -> None:
         """Written into the shared ledger: in force at once."""
-        self._exempt.discard(tid)
-        self._linked()[0].ledger.drop_exempt(tid)
+        with self._exempting:
+            self._exempt.discard(tid)
+            self._linked()[0].ledger.drop_exempt(tid)
 
     def leave(self) -> None:
         """Disconnect; the keepers hold everything."""

@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from active_restore.intercept import wire
@@ -26,9 +27,9 @@ from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
-from active_restore.linux.process import lock_memory, name_thread, spare_from_oom_killer
+from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
 
-_BACKLOG = 16
+_LOOK_MS = 10_000
 
 
 class Keeper:
@@ -111,7 +112,12 @@ class Keeper:
         poll.register(self._wake_read, select.POLLIN)
         if self._agent is not None:
             poll.register(self._agent, select.POLLIN | (select.POLLOUT if self._backlog else 0))
-        for fd, happened in poll.poll():
+        ready = poll.poll(_LOOK_MS if self._agent is None else None)
+        if not ready and not self._guards_something():
+            # Nobody comes back for a file system that was unmounted (the marks went with it).
+            self._ledger.disarm()
+            return False
+        for fd, happened in ready:
             if fd == self._wake_read:
                 with contextlib.suppress(BlockingIOError):
                     os.read(fd, 4096)
@@ -122,6 +128,9 @@ class Keeper:
             elif not self._listen():
                 return False
         return True
+
+    def _guards_something(self) -> bool:
+        return b"fanotify sdev:" in Path(f"/proc/self/fdinfo/{self._group}").read_bytes()
 
     def _flush(self) -> None:
         with self._lock:
@@ -220,6 +229,9 @@ def prepare(label: str) -> None:
         spare_from_oom_killer()
     with contextlib.suppress(OSError):
         lock_memory()
+    with contextlib.suppress(OSError):
+        # Whoever opens a file here waits for us.
+        hurry()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once

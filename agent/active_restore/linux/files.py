@@ -22,6 +22,10 @@ BTRFS_MAGIC = 0x9123683E
 TMPFS_MAGIC = 0x01021994
 OVERLAY_MAGIC = 0x794C7630
 
+_FALLOC_KEEP_SIZE = 1
+_FALLOC_PUNCH_HOLE = 2
+
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 
 
@@ -33,6 +37,11 @@ def rename(source_dir: int, source: bytes, target_dir: int, target: bytes, flags
 def sync_filesystem(fd: int) -> None:
     """syncfs(2): everything dirty on the file system of ``fd`` becomes durable; raises what write-back met."""
     check(libc.syncfs(fd), f"fd {fd}")
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2): give back the blocks of a range; it reads as zeros, the size stays."""
+    check(libc.fallocate(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length), f"fd {fd}")
 
 
 def private_cwd() -> None:

@@ -69,21 +69,19 @@ class DirSource:
         prefix = b"/".join(name for name in subfolder.split(b"/") if name not in (b"", b"."))
         digests = manifest.load(self._path)
         expected = {path for path in digests or () if not prefix or path.startswith(prefix + b"/")}
-        root = _open_root(self._path)
+        start = _open_start(self._path, prefix)
         try:
-            start = _open_start(root, prefix)
-            try:
-                for item in folder.walk(start, prefix):
-                    if isinstance(item, Problem):
-                        yield item
-                        continue
-                    place = b"/".join(filter(None, (prefix, item.node.path)))
-                    expected.discard(place)
-                    yield _with_content(item, digests, place, prefix)
-            finally:
-                os.close(start)
+            for item in folder.walk(start, prefix):
+                if isinstance(item, Problem):
+                    yield item
+                    continue
+                place = b"/".join(filter(None, (prefix, item.node.path)))
+                expected.discard(place)
+                yield _with_content(item, digests, place, prefix)
+        except OSError as error:
+            raise SourceUnavailable(f"{self._path}: {error.strerror}", "is it mounted?") from error
         finally:
-            os.close(root)
+            os.close(start)
         for place in sorted(expected):
             yield Problem(place[len(prefix) :].lstrip(b"/"), errno.EIO, "listed in the manifest but missing")
 
@@ -203,11 +201,14 @@ def _open_root(path: str) -> int:
         raise SourceUnavailable(f"{path}: {error.strerror}", "is it mounted?") from error
 
 
-def _open_start(root: int, prefix: bytes) -> int:
+def _open_start(path: str, prefix: bytes) -> int:
+    root = _open_root(path)
     try:
         return folder.open_folder(root, prefix)
     except OSError as error:
         raise SnapshotError(f"there is no folder /{_text(prefix)}: {error.strerror}", "check the subfolder") from error
+    finally:
+        os.close(root)
 
 
 def _text(path: bytes) -> str:

@@ -31,8 +31,8 @@ def paths(directory: str) -> tuple[str, str]:
     return os.path.join(directory, NAME), directory + NAME
 
 
-def create(directory: str) -> str:
-    """Hash every regular file of a directory and save the manifest; the path that it has.
+def create(directory: str) -> tuple[str, int]:
+    """Hash every regular file of a directory and save the manifest; the path that it has, and the number of files.
 
     Raises ``NoRepository``, ``SourceUnavailable``, and ``ContentError`` for a file that cannot be read or that changes.
     """
@@ -41,7 +41,8 @@ def create(directory: str) -> str:
     except OSError as error:
         raise NoRepository(f"{directory}: {error.strerror}", "check the path; is it mounted?") from error
     try:
-        return save(directory, _digests(root))
+        digests = list(_digests(root))
+        return save(directory, digests), len(digests)
     except OSError as error:
         raise SourceUnavailable(f"the manifest of {directory} cannot be written: {error.strerror}") from error
     finally:
@@ -111,14 +112,12 @@ def _digests(root: int) -> Iterator[tuple[bytes, bytes]]:
         finally:
             os.close(parent)
         try:
-            running = Digest()
-            for offset, data in extents.pieces(descriptor, item.node.size, item.node.mtime_ns):
-                running.feed(offset, data)
+            digest = digest_stream(extents.pieces(descriptor, item.node.size, item.node.mtime_ns), item.node.size)
         except ContentError as error:
             raise ContentError(f"{name.decode(errors='backslashreplace')} {error}", error.hint) from None
         finally:
             os.close(descriptor)
-        yield name, running.finish(item.node.size)
+        yield name, digest
 
 
 def _replace(path: str, records: list[tuple[bytes, bytes]]) -> None:
@@ -151,6 +150,14 @@ def _replacement(path: str) -> Iterator[int]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def digest_stream(pieces: Iterable[tuple[int, bytes]], size: int) -> bytes:
+    """SHA-256 of a file of ``size`` bytes given as ascending (offset, data); what lies between is zero."""
+    running = Digest()
+    for offset, data in pieces:
+        running.feed(offset, data)
+    return running.finish(size)
 
 
 class Digest:

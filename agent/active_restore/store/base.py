@@ -34,7 +34,8 @@ class Store(Protocol):
     """Read access to named objects. ``url`` is how the user named the store, without secrets.
 
     Names are relative, with ``/`` between components. Every method raises ``SourceUnavailable`` where the store
-    cannot be reached now, and ``AccessDenied`` where it refuses us. Used by one thread at a time.
+    cannot be reached now, and ``AccessDenied`` where it refuses us. Remote stores may be used by several threads at once,
+    others by one at a time.
     """
 
     url: str

@@ -35,7 +35,8 @@ class LocalStore:
     def get_range(self, name: str, offset: int, length: int) -> memoryview:
         """See ``Store.get_range``."""
         try:
-            data = os.pread(self._descriptors.get(name) or self._open(name), length, offset)
+            descriptor = self._descriptors.get(name)
+            data = os.pread(self._open(name) if descriptor is None else descriptor, length, offset)
             if len(data) != length:
                 data = self._rest(name, data, offset, length)
         except OSError as error:

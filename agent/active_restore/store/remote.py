@@ -29,6 +29,7 @@ _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 # A missing object is Python's own FileNotFoundError to obstore.
 _FAULTS = (exceptions.BaseError, OSError)
 _MESSAGE_CHARS = 160
+_HINT = "check network and server"
 
 
 class RemoteStore:
@@ -36,13 +37,11 @@ class RemoteStore:
 
     remote = True
 
-    def __init__(
-        self, url: str, objects: S3Store | HTTPStore, lister: Callable[[str], list[Entry]], secrets: tuple[str, ...]
-    ) -> None:
+    def __init__(self, url: str, objects: S3Store | HTTPStore, lister: Callable[[str], list[Entry]], hint: str = _HINT) -> None:
         self.url = url
         self._objects = objects
         self._list = lister
-        self._secrets = tuple(filter(None, secrets))
+        self._hint = hint
 
     def get(self, name: str, limit_bytes: int) -> memoryview:
         """See ``Store.get``."""
@@ -96,14 +95,8 @@ class RemoteStore:
             return ObjectNotFound(f"{name} does not exist in {self.url}")
         if isinstance(error, _DENIED):
             return AccessDenied(f"{self.url} refuses access to {name}", "check user, password and keys (AWS_* for S3)")
-        return SourceUnavailable(f"{self.url} cannot be reached: {self._reason(error)}", "check network and server")
-
-    def _reason(self, error: Exception) -> str:
-        """The first line of a message, without anything secret."""
-        reason = str(error).partition("\n")[0]
-        for secret in self._secrets:
-            reason = reason.replace(secret, "***")
-        return reason[:_MESSAGE_CHARS]
+        hint = "check its certificate; RESTIC_CACERT names the authority" if "ertificate" in str(error) else self._hint
+        return SourceUnavailable(f"{self.url} cannot be reached: {_reason(error)}", hint)
 
 
 def open_remote(scheme: str, address: str, env: dict[str, str]) -> Store:
@@ -111,7 +104,7 @@ def open_remote(scheme: str, address: str, env: dict[str, str]) -> Store:
     try:
         return _open_s3(address, env) if scheme == "s3" else _open_rest(address, env)
     except (*_FAULTS, ValueError) as error:
-        raise UsageError(f"{scheme}:{address} cannot be used: {str(error)[:_MESSAGE_CHARS]}") from None
+        raise UsageError(f"{scheme}:{address} cannot be used: {_reason(error)}") from None
 
 
 def _open_s3(address: str, env: dict[str, str]) -> RemoteStore:
@@ -124,18 +117,18 @@ def _open_s3(address: str, env: dict[str, str]) -> RemoteStore:
         "client_options": _client(parts.scheme, env, {}),
         "retry_config": _NO_RETRY,
     }
-    secrets = tuple(env.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
     if key := env.get("AWS_ACCESS_KEY_ID"):
-        config |= {"access_key_id": key, "secret_access_key": secrets[0]}
-        if secrets[1]:
-            config["session_token"] = secrets[1]
+        config |= {"access_key_id": key, "secret_access_key": env.get("AWS_SECRET_ACCESS_KEY", "")}
+        if token := env.get("AWS_SESSION_TOKEN"):
+            config["session_token"] = token
     objects = S3Store(bucket, prefix=prefix or None, **config)
 
     def listing(folder: str) -> list[Entry]:
         pages = obstore.list(objects, prefix=f"{folder}/")
         return [Entry(one["path"].rpartition("/")[2], one["size"]) for page in pages for one in page]
 
-    return RemoteStore(f"s3:{address}", objects, listing, secrets)
+    hint = _HINT if key else f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {_HINT}"
+    return RemoteStore(f"s3:{address}", objects, listing, hint)
 
 
 def _open_rest(address: str, env: dict[str, str]) -> RemoteStore:
@@ -147,7 +140,7 @@ def _open_rest(address: str, env: dict[str, str]) -> RemoteStore:
     url = f"rest:{address}"
     objects = HTTPStore(address, client_options=_client(urlsplit(address).scheme, env, headers), retry_config=_NO_RETRY)
     listing = RestListing(url, address, headers, env.get("RESTIC_CACERT", ""))
-    return _FlatStore(url, objects, listing.entries, (password,))
+    return _FlatStore(url, objects, listing.entries)
 
 
 class _FlatStore(RemoteStore):
@@ -181,3 +174,8 @@ def _client(scheme: str, env: dict[str, str], headers: dict[str, str]) -> Any:
         with open(path, "rb") as file:
             options["root_certificate"] = file.read()
     return options
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message: what follows is the answer of the server and the internals of the client."""
+    return str(error).partition("\n")[0][:_MESSAGE_CHARS]

@@ -57,7 +57,9 @@ class RestListing:
             return answer.status, answer.read(_MAX_LISTING_BYTES)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise SourceUnavailable(f"{self._url} cannot be reached: {reason}", "check network and server") from error
+            bad = isinstance(error, ssl.SSLCertVerificationError)
+            hint = "check its certificate; RESTIC_CACERT names the authority" if bad else "check network and server"
+            raise SourceUnavailable(f"{self._url} cannot be reached: {reason}", hint) from error
         finally:
             link.close()
 

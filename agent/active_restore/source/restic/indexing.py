@@ -17,12 +17,14 @@ from active_restore.source.restic import pack as packs
 from active_restore.source.restic.index import BlobIndex, IndexBuilder
 from active_restore.source.restic.seal import MAX_UNPACKED_BYTES, OVERHEAD_BYTES
 from active_restore.store.base import ObjectNotFound, ObjectTruncated
+from active_restore.store.several import get_several
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from active_restore.source.restic.seal import Box
     from active_restore.store.base import Store
+    from active_restore.store.several import Outcome
 
 # Larger blobs are refused: data blobs of restic are at most 8 MiB, a tree of 500,000 entries has about 200 MiB.
 MAX_BLOB_BYTES = 256 << 20
@@ -85,9 +87,10 @@ class IndexLoader:
         names = sorted(entry.name for entry in self._store.list("index"))
         loaded: dict[str, list[_Packed]] = {}
         superseded: set[str] = set()
-        for name in names:
+        for path, sealed in get_several(self._store, [f"index/{name}" for name in names], MAX_UNPACKED_BYTES):
+            name = path.removeprefix("index/")
             try:
-                document = self._read(name)
+                document = self._opened(name, sealed)
             except (ContentError, ObjectNotFound, ObjectTruncated) as error:
                 _log.warning("index file %s is damaged (%s): reading pack headers instead", name[:8], error)
                 continue
@@ -117,8 +120,9 @@ class IndexLoader:
                 _log.warning("pack %s is damaged: %s", entry.name[:8], error)
         return found
 
-    def _read(self, name: str) -> _IndexFile:
-        sealed = self._store.get(f"index/{name}", MAX_UNPACKED_BYTES)
+    def _opened(self, name: str, sealed: Outcome) -> _IndexFile:
+        if not isinstance(sealed, memoryview):
+            raise sealed
         if sha256(sealed).hexdigest() != name:
             raise ContentError("its content does not match its name")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from active_restore.errors import ContentError
 from active_restore.model import Piece
 from active_restore.source.restic.batch import MAX_DATA_BLOB_BYTES, Batch
 from active_restore.source.restic.blobs import BlobLoader
-from active_restore.source.restic.runs import Run, coalesce
+from active_restore.source.restic.runs import LOCAL_GAP_BYTES, REMOTE_GAP_BYTES, Run, coalesce
 from active_restore.source.restic.seal import Box, MasterKeys
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _THREADED_BLOB_BYTES = 128 << 10
 # A file of a few blobs is read one by one on a local disk: the first byte comes sooner.
 _DIRECT_BLOBS = 4
 _REMOTE_THREADS = 4
+# Sealed ranges of a window that are held or under way at once: gaps make them larger than the window itself.
+_RUNS_AHEAD = 4
 _ZEROS = bytes(16)
 
 # Verified blobs by index row; what is missing or damaged is left out.
@@ -38,7 +41,7 @@ class _Window(NamedTuple):
     first: int
     last: int
     runs: list[Run]
-    sealed: list[Future[memoryview | None]]
+    sealed: deque[Future[memoryview | None]]
     plain: list[Future[Plain]]
 
 
@@ -53,6 +56,7 @@ class ResticReader:
         self._loaders: list[BlobLoader] = []
         self._blobs = self._loader()
         self._remote = self._blobs.store.remote
+        self._gap_bytes = REMOTE_GAP_BYTES if self._remote else LOCAL_GAP_BYTES
         self._pool: ThreadPoolExecutor | None = None
 
     def read(self, ref: FileRef) -> Iterator[Piece]:
@@ -141,14 +145,14 @@ class ResticReader:
 
     def _begin(self, batch: Batch, first: int, last: int) -> _Window:
         given_up = batch.owners[first] == batch.owners[last - 1] == batch.failed
-        runs = [] if given_up else list(coalesce(batch.known_rows(first, last), self._index.entries))
-        window = _Window(first, last, runs, [], [])
+        runs = [] if given_up else list(coalesce(batch.known_rows(first, last), self._index.entries, self._gap_bytes))
+        window = _Window(first, last, runs, deque(), [])
         blobs = sum(len(run.rows) for run in runs)
         if sum(run.length for run in runs) > blobs * _THREADED_BLOB_BYTES:
             ids = batch.ids(first, last)
             window.plain.extend(self._threads().submit(self._open_run, run, ids) for run in runs)
         elif self._remote:
-            window.sealed.extend(self._threads().submit(self._fetch, run) for run in runs)
+            window.sealed.extend(self._threads().submit(self._fetch, run) for run in runs[:_RUNS_AHEAD])
         return window
 
     def _finish(self, window: _Window, batch: Batch) -> Plain:
@@ -159,9 +163,17 @@ class ResticReader:
             return plain
         ids = batch.ids(window.first, window.last)
         for number, run in enumerate(window.runs):
-            sealed = window.sealed[number].result() if window.sealed else self._blobs.fetch(run)
-            plain |= self._blobs.open_sealed(run, sealed, ids)
+            plain |= self._blobs.open_sealed(run, self._sealed(window, number), ids)
         return plain
+
+    def _sealed(self, window: _Window, number: int) -> memoryview | None:
+        """The bytes of a run; where they are fetched ahead, one more run takes the free place."""
+        if not window.sealed:
+            return self._blobs.fetch(window.runs[number])
+        sealed = window.sealed.popleft().result()
+        if number + _RUNS_AHEAD < len(window.runs):
+            window.sealed.append(self._threads().submit(self._fetch, window.runs[number + _RUNS_AHEAD]))
+        return sealed
 
     def _fetch(self, run: Run) -> memoryview | None:
         return self._loader().fetch(run)

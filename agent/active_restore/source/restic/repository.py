@@ -23,6 +23,8 @@ from active_restore.store.location import Location
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from active_restore.store.base import Store
+
 _VERSIONS = (1, 2)
 _MAX_CONFIG_BYTES = 1 << 20
 _UNKNOWN_PLACE = 1 << 63
@@ -107,7 +109,7 @@ class ResticSource:
 
     def reader(self) -> ResticReader:
         """See ``Source.reader``."""
-        return ResticReader(self._location.open, self.index, self._keys)
+        return ResticReader(self._connection, self.index, self._keys)
 
     def handover(self) -> Handover:
         """See ``Source.handover``."""
@@ -126,6 +128,11 @@ class ResticSource:
             loader = self._loader or IndexLoader(self._store, self._box)
             self._index = loader.load()
         return self._index
+
+    def _connection(self) -> Store:
+        # A remote store is safe for threads and pools its connections; a new one would read resolver and certificate
+        # files again, which may be placeholders by now. Descriptors of a local one belong to their thread.
+        return self._store if self._store.remote else self._location.open()
 
     def _recover(self) -> BlobIndex | None:
         """An index with the packs that no index file covers, made once; ``None`` when there are none."""

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_RUN_BYTES = 8 << 20
-# Reading over a gap is cheaper than another request: about what a request's latency costs in bytes.
-MAX_GAP_BYTES = 256 << 10
+# Reading over a gap is cheaper than another request: about what its latency costs in bytes.
+LOCAL_GAP_BYTES = 32 << 10
+REMOTE_GAP_BYTES = 512 << 10
 
 
 class Run(NamedTuple):
@@ -29,15 +30,18 @@ class Run(NamedTuple):
     plain_lengths: list[int]
 
 
-def coalesce(rows: NDArray[np.int64], entries: NDArray[np.uint32]) -> Iterator[Run]:
-    """Runs over distinct index rows, ordered by pack and offset. ``entries`` is the table of the index."""
+def coalesce(rows: NDArray[np.int64], entries: NDArray[np.uint32], gap_bytes: int) -> Iterator[Run]:
+    """Runs over distinct index rows, ordered by pack and offset, that read over gaps of at most ``gap_bytes``.
+
+    ``entries`` is the table of the index.
+    """
     chosen = entries[rows].astype(np.int64)
     order = np.lexsort((chosen[:, 1], chosen[:, 0]))
     rows, chosen = rows[order], chosen[order]
     offsets = chosen[:, 1]
     ends = np.maximum.accumulate((chosen[:, 0] << 33) + offsets + chosen[:, 2])
     gaps = (chosen[1:, 0] << 33) + offsets[1:] - ends[:-1]
-    cuts = [0, *(np.flatnonzero(gaps > MAX_GAP_BYTES) + 1).tolist(), len(rows)]
+    cuts = [0, *(np.flatnonzero(gaps > gap_bytes) + 1).tolist(), len(rows)]
     for first, last in itertools.pairwise(cuts):
         yield from _bounded(rows[first:last], chosen[first:last])
 

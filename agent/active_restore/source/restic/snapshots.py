@@ -15,15 +15,18 @@ from active_restore.errors import ContentError, RepositoryDamaged, SnapshotError
 from active_restore.source.base import SnapshotInfo
 from active_restore.source.restic import moments
 from active_restore.store.base import ObjectNotFound, ObjectTruncated
+from active_restore.store.several import get_several
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from active_restore.source.restic.seal import Box
     from active_restore.store.base import Store
+    from active_restore.store.several import Outcome
 
 _MAX_SNAPSHOT_BYTES = 64 << 20
 _CANDIDATES = 5
+_DAMAGE = (ContentError, ObjectNotFound, ObjectTruncated)
 
 
 class _Stored(msgspec.Struct):
@@ -61,7 +64,7 @@ class Snapshots:
             raise SnapshotError(f"{len(found)} snapshots begin with {name}", self._hint(found))
         try:
             return self._load(found[0])
-        except (ContentError, ObjectNotFound, ObjectTruncated) as error:
+        except _DAMAGE as error:
             raise RepositoryDamaged(f"snapshot {found[0][:8]} is damaged: {error}", self._hint(names)) from error
 
     def tree(self, snapshot: SnapshotInfo) -> bytes:
@@ -80,18 +83,26 @@ class Snapshots:
         return infos[-1]
 
     def _readable(self, names: list[str]) -> tuple[list[SnapshotInfo], list[str]]:
-        infos, damaged = [], []
-        for name in names:
+        damaged = []
+        missing = [f"snapshots/{name}" for name in names if name not in self._infos]
+        for path, sealed in get_several(self._store, missing, _MAX_SNAPSHOT_BYTES):
+            name = path.removeprefix("snapshots/")
             try:
-                infos.append(self._load(name))
-            except (ContentError, ObjectNotFound, ObjectTruncated):
+                self._open(name, sealed)
+            except _DAMAGE:
                 damaged.append(name)
+        infos = [self._infos[name] for name in names if name in self._infos]
         return sorted(infos, key=lambda info: (info.time_ns, info.id)), damaged
 
     def _load(self, name: str) -> SnapshotInfo:
-        if name in self._infos:
-            return self._infos[name]
-        sealed = self._store.get(f"snapshots/{name}", _MAX_SNAPSHOT_BYTES)
+        if name not in self._infos:
+            self._open(name, self._store.get(f"snapshots/{name}", _MAX_SNAPSHOT_BYTES))
+        return self._infos[name]
+
+    def _open(self, name: str, sealed: Outcome) -> None:
+        """Understand and keep a snapshot. Raises one of ``_DAMAGE``."""
+        if not isinstance(sealed, memoryview):
+            raise sealed
         if sha256(sealed).hexdigest() != name:
             raise ContentError("its content does not match its name")
         try:
@@ -103,9 +114,7 @@ class Snapshots:
         if len(tree) != 32:
             raise ContentError("not a snapshot: malformed tree id")
         self._trees[name] = tree
-        info = SnapshotInfo(name, time_ns, stored.hostname, tuple(stored.paths or ()), tuple(stored.tags or ()))
-        self._infos[name] = info
-        return info
+        self._infos[name] = SnapshotInfo(name, time_ns, stored.hostname, tuple(stored.paths or ()), tuple(stored.tags or ()))
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self._store.list("snapshots") if len(entry.name) == 64]

@@ -127,7 +127,10 @@ class Walker:
         return self._blobs.load(tree, MAX_BLOB_BYTES)
 
     def _near(self, tree: bytes) -> bytes | None:
-        """A tree out of a larger window of its pack: trees of one backup lie together, and each request costs time."""
+        """A tree out of a larger window of its pack: trees of one backup lie together, and each request costs time.
+
+        ``None`` where it is damaged, or lies on the border of two windows: then it is read alone.
+        """
         row = self._blobs.index.find(tree)
         if row < 0:
             return None
@@ -136,8 +139,6 @@ class Walker:
         try:
             window = self._window(place.pack, slot)
             start = place.offset - slot * _WINDOW_BYTES
-            if start + place.length > len(window):
-                return None
             return self._blobs.box.blob(window[start : start + place.length], place.plain_length, tree)
         except (ContentError, ObjectNotFound, ObjectTruncated):
             return None

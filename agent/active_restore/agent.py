@@ -1,0 +1,136 @@
+"""The composition root: one restore from its options to its end. Owns the task group, the threads and every lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from active_restore.control.registry import directory_name
+from active_restore.control.server import ControlServer
+from active_restore.errors import Interrupted, NotRunning, TargetError
+from active_restore.intercept import keepers
+from active_restore.linux.notify import notify
+from active_restore.restore import target as targets
+from active_restore.restore.job import Job, load, load_from_target, only_agent
+from active_restore.restore.progress import Done, Progress
+from active_restore.run import Run
+from active_restore.source.open import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from active_restore.config import RestoreOptions
+    from active_restore.restore.progress import Reporter
+
+_TICK_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
+
+
+def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str]) -> Done:
+    """Begin a restore and see it through. Raises ``ActiveRestoreError``; ``Interrupted`` leaves it resumable."""
+    started = time.monotonic()
+    targets.need_root()
+    targets.prepare(options.target)
+    name = directory_name(options.target)
+    with only_agent(name):
+        _refuse_second(name, options.target)
+        if options.existing == "refuse":
+            targets.check_empty(options.target)
+        job = Job(name, secrets.token_hex(8), options)
+        return _see_through(job, reporter, env, started)
+
+
+def resume(target: str, reporter: Reporter, env: Mapping[str, str], *, source: str | None = None) -> Done:
+    """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved)."""
+    started = time.monotonic()
+    targets.need_root()
+    real = os.path.realpath(target)
+    name = directory_name(real)
+    _find_job(name, real)
+    with only_agent(name):
+        # Looked up again under the lock: it may have ended meanwhile.
+        job = _find_job(name, real)
+        if source:
+            job = job.with_source(source)
+        return _see_through(job, reporter, env, started)
+
+
+def release(target: str) -> None:
+    """An agent is gone for good: whoever waits, and whoever comes, gets EIO; never zeros. Raises ``NotRunning``, ``Busy``."""
+    targets.need_root()
+    real = os.path.realpath(target)
+    name = directory_name(real)
+    job = load(name)
+    with only_agent(name):
+        keepers.abandon(str(job.run_dir), errno.EIO)
+
+
+def _find_job(name: str, target: str) -> Job:
+    try:
+        return load(name)
+    except NotRunning:
+        return load_from_target(name, target)
+
+
+def _refuse_second(name: str, target: str) -> None:
+    """An unfinished restore of the same target must be finished, not begun again."""
+    with contextlib.suppress(NotRunning):
+        load(name)
+        raise TargetError(f"an unfinished restore of {target} is there", f"go on with: active-restore resume {target}")
+    with contextlib.suppress(NotRunning):
+        load_from_target(name, target)
+        raise TargetError(
+            f"the target {target} is half restored (its state is lost)", f"go on with: active-restore resume {target}"
+        )
+
+
+def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float) -> Done:
+    source = open_source(job.options.source, env)
+    job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(source):
+        run = Run(job, source, reporter, started)
+        return asyncio.run(_drive(run, job, reporter))
+
+
+async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
+    """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
+    # A demand thread never waits longer than this for a thread of ours that computes.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, run.stop)
+    async with ControlServer(job.run_dir / "control.sock", run):
+        async with asyncio.TaskGroup() as group:
+            ticker = group.create_task(_tick(run, reporter), name="ticker")
+            outcome = await group.create_task(_work(run), name="work")
+            ticker.cancel()
+    if isinstance(outcome, Exception):
+        run.forget_failure()
+        raise outcome
+    if outcome is None:
+        raise Interrupted("interrupted", f"go on with: active-restore resume {job.options.target}")
+    run.forget()
+    return outcome
+
+
+async def _work(run: Run) -> Done | Exception | None:
+    """An exception is carried out as a value, so that it reaches the user as itself and not as a group."""
+    try:
+        return await asyncio.to_thread(run.work)
+    except Exception as error:
+        return error
+
+
+async def _tick(run: Run, reporter: Reporter) -> None:
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        status = run.status()
+        reporter.event(Progress(status))
+        notify(f"WATCHDOG=1\nSTATUS={status.phase}: {status.files_done} of {status.files_total} files")

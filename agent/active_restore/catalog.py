@@ -1,0 +1,221 @@
+"""The catalog: SQLite state of one restore, in the state directory. What it says survives a power cut.
+
+Rows are numbered in the order of the snapshot's walk; a row is what a marker points to. Content and handles stay on
+disk and are read per file; memory holds one state byte a row (``restore.board``).
+
+Not kept here: whether a placeholder is still unrestored. The marker on the inode says that; a row that is SETTLED here
+while its marker is still there only needs the marker removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from active_restore.errors import ActiveRestoreError
+from active_restore.model import FileRef, Node, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS node(
+    row INTEGER PRIMARY KEY, node BLOB NOT NULL, kept INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS file(
+    row INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    content BLOB NOT NULL, handle BLOB NOT NULL, inode INTEGER NOT NULL, place INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS problem(path BLOB NOT NULL, errno INTEGER NOT NULL, detail TEXT NOT NULL);
+"""
+
+
+class State(IntEnum):
+    """Of a file. Stored: only append. ``FILLED`` lives in memory only: content complete but not durable."""
+
+    LAID = 0
+    FILLED = 1
+    SETTLED = 2
+    GONE = 3
+    REFUSED = 4
+
+
+class FileRow(NamedTuple):
+    """A placeholder: what to restore (``ref``) and where (``handle``)."""
+
+    row: int
+    ref: FileRef
+    handle: bytes
+
+
+class Totals(NamedTuple):
+    """Counts of a plan. ``bytes`` counts each inode once."""
+
+    entries: int
+    files: int
+    bytes: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Node).decode
+
+
+class Catalog:
+    """One database. Writers share one connection and a lock; each reading thread has a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        try:
+            self._db = self._connect()
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise ActiveRestoreError(
+                f"the state {path} cannot be read ({error})",
+                "move it away and run resume: state is rebuilt from the markers",
+            ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        return db
+
+    def _reader(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = self._local.db = self._connect()
+            with self._lock:
+                self._readers.append(db)
+        return db
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            for db in (*self._readers, self._db):
+                db.close()
+            self._readers.clear()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def plan(self, nodes: Iterable[tuple[Node, bool] | Problem]) -> None:
+        """Replace the plan by these ``(node, kept)``; rows count from 0 in their order, problems do not count.
+
+        ``kept`` nodes are in the target already and are not laid.
+        """
+
+        def rows(db: sqlite3.Connection) -> Iterator[tuple[int, bytes, bool]]:
+            row = 0
+            for item in nodes:
+                if isinstance(item, Problem):
+                    db.execute("INSERT INTO problem VALUES(?,?,?)", (item.path, item.errno, item.detail))
+                else:
+                    yield row, _encode(item[0]), item[1]
+                    row += 1
+
+        with self._transaction() as db:
+            for table in ("node", "file", "problem"):
+                db.execute(f"DELETE FROM {table}")
+            db.executemany("INSERT INTO node VALUES(?,?,?)", rows(db))
+
+    def nodes(self) -> Iterator[tuple[int, Node]]:
+        """What is to be laid, in order, with row numbers."""
+        for row, node in self._reader().execute("SELECT row,node FROM node WHERE NOT kept ORDER BY row"):
+            yield row, _decode(node)
+
+    def kept(self) -> Iterator[Node]:
+        """What is in the target already."""
+        for (node,) in self._reader().execute("SELECT node FROM node WHERE kept ORDER BY row"):
+            yield _decode(node)
+
+    def node(self, row: int) -> Node | None:
+        """One node by its row."""
+        found = self._reader().execute("SELECT node FROM node WHERE row=?", (row,)).fetchone()
+        return _decode(found[0]) if found else None
+
+    def nodes_backwards(self) -> Iterator[tuple[int, Node]]:
+        """The plan from the end: children before their directory."""
+        for row, node in self._reader().execute("SELECT row,node FROM node WHERE NOT kept ORDER BY row DESC"):
+            yield row, _decode(node)
+
+    def problems(self) -> list[Problem]:
+        """What of the snapshot could not be planned."""
+        return [Problem(*found) for found in self._reader().execute("SELECT path,errno,detail FROM problem")]
+
+    def add_problem(self, problem: Problem) -> None:
+        """Something that was planned turned out to be impossible."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO problem VALUES(?,?,?)", (problem.path, problem.errno, problem.detail))
+
+    def row_count(self) -> int:
+        """How many rows there are (rows count from 0)."""
+        found = self._reader().execute("SELECT max(row) FROM node").fetchone()[0]
+        return 0 if found is None else int(found) + 1
+
+    def entries(self) -> int:
+        """How many nodes the plan has."""
+        return int(self._reader().execute("SELECT count(*) FROM node").fetchone()[0])
+
+    def add_files(self, files: Iterable[tuple[FileRow, int, int]]) -> None:
+        """Placeholders that were laid: ``(file, inode number, place)``; place in the source as ``Source.order_key`` says."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO file VALUES(?,?,?,?,?,?,?,?,0)",
+                ((f.row, f.ref.path, f.ref.size, f.ref.mtime_ns, f.ref.content, f.handle, n, at) for f, n, at in files),
+            )
+
+    def inodes(self) -> Iterator[tuple[int, int]]:
+        """(row, inode number) of every placeholder that may be unrestored."""
+        query = "SELECT row,inode FROM file WHERE state IN (?,?)"
+        yield from self._reader().execute(query, (int(State.LAID), int(State.REFUSED)))
+
+    def totals(self) -> Totals:
+        """How much there is to restore."""
+        files, size = self._reader().execute("SELECT count(*), coalesce(sum(size),0) FROM file").fetchone()
+        return Totals(self.entries(), int(files), int(size))
+
+    def file(self, row: int) -> FileRow | None:
+        """A placeholder by its row."""
+        query = "SELECT path,size,mtime_ns,content,handle FROM file WHERE row=?"
+        found = self._reader().execute(query, (row,)).fetchone()
+        return None if found is None else FileRow(row, FileRef(*found[:4]), found[4])
+
+    def path(self, row: int) -> bytes:
+        """The path that a row had in the snapshot."""
+        found = self._reader().execute("SELECT path FROM file WHERE row=?", (row,)).fetchone()
+        return found[0] if found else b""
+
+    def rows_below(self, path: bytes) -> list[int]:
+        """The files at or below a path."""
+        query = "SELECT row FROM file WHERE path=? OR (path>=? AND path<?) ORDER BY place" if path else "SELECT row FROM file"
+        values = (path, path + b"/", path + b"0") if path else ()
+        return [row for (row,) in self._reader().execute(query, values)]
+
+    def handles(self) -> Iterator[tuple[int, bytes]]:
+        """(row, handle) of every placeholder that was laid."""
+        yield from self._reader().execute("SELECT row,handle FROM file ORDER BY row")
+
+    def files_in_order(self) -> Iterator[tuple[int, int, int]]:
+        """(row, size, state) in the order in which the source is read cheapest."""
+        yield from self._reader().execute("SELECT row,size,state FROM file ORDER BY place,row")
+
+    def set_states(self, rows: Iterable[int], state: State) -> None:
+        """One durable transaction."""
+        with self._transaction() as db:
+            db.executemany("UPDATE file SET state=? WHERE row=?", ((int(state), row) for row in rows))

@@ -1,0 +1,335 @@
+"""The background lane: worker processes that fill everything in the order in which the source is read cheapest.
+
+One thread of the agent serves one worker: it hands out batches, notes what became durable, and only then lets the
+worker take the markers away. A worker that dies is replaced; what it had filled is settled by the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import subprocess
+import sys
+import threading
+from array import array
+from collections import deque
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from active_restore.catalog import FileRow, State
+from active_restore.errors import ActiveRestoreError
+from active_restore.model import Lane
+from active_restore.placeholder import open_inode
+from active_restore.restore import frames
+from active_restore.restore.progress import Notice
+from active_restore.restore.settle import Filled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from active_restore.restore.demand import Workshop
+    from active_restore.source.base import Handover
+
+_BATCH_FILES = 256
+_BATCH_BYTES = 16 << 20
+_JOBS_AHEAD = 2
+_RETRY_SECONDS = 5.0
+_MAX_DEATHS = 20
+_HELLOS = 2
+
+
+class Hooks(NamedTuple):
+    """What the background asks of the agent. ``exempt`` and ``unexempt`` take thread ids of workers."""
+
+    exempt: Callable[[int], None]
+    unexempt: Callable[[int], None]
+    refused: Callable[[int, bytes, int, str], None]
+
+
+class WorkerProcess:
+    """One worker and its streams."""
+
+    def __init__(self, number: int, shop: Workshop, handover: Handover) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "active_restore.restore.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds],
+            cwd="/",
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._down: IO[bytes] = self._process.stdin
+        self._up: IO[bytes] = self._process.stdout
+        setup = {
+            "number": number,
+            "mount_fd": shop.mount_fd,
+            "marker_prefix": shop.marker_prefix,
+            "board_fd": shop.board.fd,
+            "rows": shop.board.rows,
+            "recipe": handover.recipe,
+            "fds": list(handover.fds),
+        }
+        self.send(frames.SETUP, setup)
+
+    def send(self, *words: object) -> None:
+        """A frame down; a dead worker shows in ``receive``."""
+        with contextlib.suppress(BrokenPipeError):
+            frames.write_frame(self._down, *words)
+
+    def receive(self) -> list[Any] | None:
+        """A frame up; ``None`` when the worker has ended."""
+        return frames.read_frame(self._up)
+
+    def close(self) -> None:
+        """End it (at the end of its input) and reap it."""
+        with contextlib.suppress(BrokenPipeError):
+            self._down.close()
+        self._process.wait()
+        self._up.close()
+
+
+class Queue:
+    """Rows that nobody has asked for yet, in order, with promoted and returned rows before all others."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        self._lock = threading.Lock()
+        self._rows = array("I")
+        self._next = 0
+        self._first: deque[int] = deque()
+
+    def load(self, rows: array[int]) -> None:
+        """The background order."""
+        with self._lock:
+            self._rows, self._next = rows, 0
+
+    def promote(self, rows: Sequence[int]) -> None:
+        """These before everything else."""
+        with self._lock:
+            self._first.extend(rows)
+
+    def put_back(self, rows: Sequence[int]) -> None:
+        """These could not be done; again, later in line than what was promoted."""
+        self.promote(rows)
+
+    def __bool__(self) -> bool:
+        return bool(self._first) or self._next < len(self._rows)
+
+    def batch(self) -> list[FileRow]:
+        """The next files to fill; empty when nothing is left now."""
+        files: list[FileRow] = []
+        size = 0
+        while len(files) < _BATCH_FILES and size < _BATCH_BYTES:
+            row = self._pop()
+            if row is None:
+                break
+            if self._shop.board.state[row] != State.LAID:
+                continue
+            file = self._shop.catalog.file(row)
+            if file is not None:
+                files.append(file)
+                size += file.ref.size
+        return files
+
+    def _pop(self) -> int | None:
+        with self._lock:
+            if self._first:
+                return self._first.popleft()
+            if self._next < len(self._rows):
+                self._next += 1
+                return self._rows[self._next - 1]
+            return None
+
+
+class Background:
+    """``start`` makes the workers before the file system is guarded; ``run`` serves worker ``number`` until all is done."""
+
+    def __init__(self, shop: Workshop, handover: Callable[[], Handover], hooks: Hooks, workers: int) -> None:
+        self.queue = Queue(shop)
+        self._shop = shop
+        self._handover = handover
+        self._hooks = hooks
+        self._workers = [WorkerProcess(number, shop, handover()) for number in range(workers)]
+        self._wake = threading.Condition()
+        self._idle = 0
+        self._finished = False
+        self._deaths = 0
+        shop.board.workers = workers
+
+    @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    def run(self, number: int) -> None:
+        """Serve one worker; a new one takes the place of one that dies."""
+        try:
+            while not self._serve(number):
+                self._deaths += 1
+                if self._deaths > _MAX_DEATHS:
+                    raise ActiveRestoreError("worker processes keep dying", "see the log for what they said")
+                self._shop.reporter.event(Notice("a worker process died and is replaced"))
+                self._workers[number] = WorkerProcess(number, self._shop, self._handover())
+        finally:
+            self._workers[number].close()
+
+    def _serve(self, number: int) -> bool:
+        """``False`` when the worker died before its work was done."""
+        session = _Session(self._workers[number], self._shop, self._hooks, self.queue)
+        try:
+            session.greet()
+            while not (self._shop.board.stopping or (self._finished and not session.busy)):
+                if not session.feed() and not session.busy:
+                    self._rest(session)
+                elif not session.hear():
+                    return False
+            return session.finish()
+        finally:
+            session.end()
+
+    def _rest(self, session: _Session) -> None:
+        """Nothing to hand out: sleep until there is, or a while after trouble."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._finished or self.queue or self._shop.board.stopping, _RETRY_SECONDS)
+        session.forgive()
+
+    def promote(self, rows: Sequence[int]) -> None:
+        """Fill these next."""
+        self.queue.promote(rows)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def finish(self) -> None:
+        """No more work will come: workers end when they have nothing in hand."""
+        with self._wake:
+            self._finished = True
+            self._wake.notify_all()
+
+
+class _Session:
+    """The conversation with one living worker."""
+
+    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue) -> None:
+        self._worker = worker
+        self._shop = shop
+        self._hooks = hooks
+        self._queue = queue
+        self._jobs: dict[int, list[FileRow]] = {}
+        self._undurable: dict[int, int] = {}
+        self._tids: list[int] = []
+        self._number = 0
+        self._troubled: list[int] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something in hand."""
+        return bool(self._jobs or self._undurable)
+
+    def greet(self) -> None:
+        """Its threads open placeholders: exempt them before the first job."""
+        while len(self._tids) < _HELLOS and self.hear():
+            pass
+
+    def feed(self) -> bool:
+        """Hand out batches; ``False`` where none could be."""
+        fed = False
+        while len(self._jobs) < _JOBS_AHEAD and not self._troubled:
+            files = self._queue.batch()
+            if not files:
+                break
+            self._number += 1
+            self._jobs[self._number] = files
+            words = [(file.row, tuple(file.ref), file.handle) for file in files]
+            self._worker.send(frames.JOB, self._number, words)
+            fed = True
+        return fed
+
+    def forgive(self) -> None:
+        """After a pause: what met trouble is tried again."""
+        self._queue.put_back(self._troubled)
+        self._troubled = []
+
+    def hear(self) -> bool:
+        """Act on one frame; ``False`` when the worker is dead."""
+        frame = self._worker.receive()
+        if frame is None:
+            return False
+        kind, *words = frame
+        if kind == frames.HELLO:
+            self._tids.append(words[0])
+            self._hooks.exempt(words[0])
+        elif kind == frames.FILLED:
+            self._filled(*words)
+        elif kind == frames.DURABLE:
+            self._durable(words[0])
+        return True
+
+    def _filled(self, number: int, results: list[list[Any]]) -> None:
+        files = {file.row: file for file in self._jobs.pop(number)}
+        count = size = 0
+        for row, result, code, detail in results:
+            file = files.pop(row)
+            if result == frames.OK:
+                self._undurable[row] = file.ref.size
+                count, size = count + 1, size + file.ref.size
+            elif result == frames.GONE:
+                self._gone(file)
+            elif result == frames.DAMAGED:
+                self._hooks.refused(row, file.ref.path, code, detail)
+            elif result in (frames.UNREACHABLE, frames.DISK):
+                self._trouble(row, code, detail)
+        # A stopped worker leaves files without a result: they are still placeholders.
+        self._queue.put_back(list(files))
+        self._shop.tally.filled(Lane.BACKGROUND, count, size)
+
+    def _trouble(self, row: int, code: int, detail: str) -> None:
+        if not self._troubled:
+            what = "the disk is full" if code in (errno.ENOSPC, errno.EDQUOT) else detail
+            self._shop.reporter.event(Notice(f"the background waits {_RETRY_SECONDS:.0f} s: {what}"))
+        self._troubled.append(row)
+
+    def _gone(self, file: FileRow) -> None:
+        """The user deleted it: nothing to restore any more."""
+        self._shop.board.state[file.row] = State.GONE
+        self._shop.catalog.set_states([file.row], State.GONE)
+        self._shop.tally.done([(file.row, file.ref.size)])
+
+    def _durable(self, rows: list[int]) -> None:
+        self._shop.catalog.set_states(rows, State.SETTLED)
+        for row in rows:
+            self._shop.board.state[row] = State.SETTLED
+        self._worker.send(frames.UNMARK, rows)
+        self._shop.tally.done([(row, self._undurable.pop(row, 0)) for row in rows])
+
+    def finish(self) -> bool:
+        """Let the worker end; ``False`` where it died with work in hand."""
+        self._worker.send(frames.STOP)
+        while self.busy:
+            if not self.hear():
+                return False
+        return True
+
+    def end(self) -> None:
+        """The worker is dead or ends: no exemption is left, and nothing that it had in hand is forgotten."""
+        for tid in self._tids:
+            self._hooks.unexempt(tid)
+        self._worker.close()
+        for files in self._jobs.values():
+            self._queue.put_back([file.row for file in files if self._shop.board.state[file.row] == State.LAID])
+            for file in files:
+                if self._shop.board.state[file.row] == State.FILLED:
+                    self._adopt(file.row, file.ref.size)
+        for row, size in self._undurable.items():
+            self._adopt(row, size)
+        self.forgive()
+
+    def _adopt(self, row: int, size: int) -> None:
+        """Filled by a worker that died before it was durable: settle it here."""
+        file = self._shop.catalog.file(row)
+        inode = open_inode(self._shop.mount_fd, file.handle) if file else None
+        if inode is not None:
+            self._shop.settler.add(Filled(row, inode, size))

@@ -1,0 +1,90 @@
+"""The board: state of every row and the wishes of the agent, in memory shared with the worker processes.
+
+One byte a row for its state and one for urgency; a header with pause, stop, rate and counters. Bytes are only changed by
+whoever holds the exclusive flock on the inode of that row, so no lock is needed here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+_PAUSED = 0
+_STOPPING = 1
+_RATE = 2
+_WORKERS = 3
+_MOVED = 8
+_MAX_WORKERS = 56
+_HEADER_BYTES = 512
+
+
+class Board:
+    """``rows`` is how many rows the catalog has. ``fd`` is a memfd that workers inherit."""
+
+    def __init__(self, fd: int, rows: int) -> None:
+        self.fd = fd
+        self.rows = rows
+        self._map = mmap.mmap(fd, _HEADER_BYTES + 2 * max(rows, 1))
+        view = memoryview(self._map)
+        self._words = view[:_HEADER_BYTES].cast("Q")
+        self.state = view[_HEADER_BYTES : _HEADER_BYTES + rows]
+        self.urgent = view[_HEADER_BYTES + rows : _HEADER_BYTES + 2 * rows]
+        self._views = (self._words, self.state, self.urgent, view)
+
+    @classmethod
+    def create(cls, rows: int) -> Board:
+        """A new board: every row is LAID (0)."""
+        fd = os.memfd_create("active-restore-board", os.MFD_CLOEXEC)
+        os.ftruncate(fd, _HEADER_BYTES + 2 * max(rows, 1))
+        return cls(fd, rows)
+
+    def close(self) -> None:
+        """Unmap and close."""
+        for view in self._views:
+            view.release()
+        self._map.close()
+        os.close(self.fd)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the background rests."""
+        return bool(self._words[_PAUSED])
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._words[_PAUSED] = int(value)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether workers should end after the piece at hand."""
+        return bool(self._words[_STOPPING])
+
+    @stopping.setter
+    def stopping(self, value: bool) -> None:
+        self._words[_STOPPING] = int(value)
+
+    @property
+    def rate_bytes_per_s(self) -> int:
+        """What all workers together may move; 0 for no limit."""
+        return self._words[_RATE]
+
+    @rate_bytes_per_s.setter
+    def rate_bytes_per_s(self, value: int) -> None:
+        self._words[_RATE] = value
+
+    @property
+    def workers(self) -> int:
+        """How many workers share the rate."""
+        return self._words[_WORKERS]
+
+    @workers.setter
+    def workers(self, value: int) -> None:
+        self._words[_WORKERS] = value
+
+    def add_moved(self, worker: int, size: int) -> None:
+        """A worker wrote this many bytes; each worker has a counter of its own."""
+        self._words[_MOVED + worker % _MAX_WORKERS] += size
+
+    def moved(self) -> int:
+        """Bytes written by all workers, files in progress included."""
+        return sum(self._words[_MOVED : _MOVED + _MAX_WORKERS])

@@ -1,0 +1,357 @@
+"""The demand lane: a fault comes in, its file is restored in the very same thread, its tasks go on.
+
+Faults of one inode are coalesced: the first thread works, the others only add their tasks to those who wait. Big files
+move to threads of their own, so that they never stand in the way of small ones. While the source cannot be reached, the
+files that are wanted wait in a list that one thread tries again; nobody is refused before ``fault_timeout_s``.
+
+Every fault ends in a release or a refusal; an unexpected exception refuses with EIO and is reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from active_restore.catalog import FileRow, State
+from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.linux import tasks
+from active_restore.model import Fault, Gate, Intent, Lane
+from active_restore.placeholder import open_inode, unmark
+from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
+from active_restore.restore.settle import Filled, settle_for_writer
+from active_restore.restore.writer import Claim, Filling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from active_restore.catalog import Catalog
+    from active_restore.restore.board import Board
+    from active_restore.restore.progress import Reporter
+    from active_restore.restore.settle import Settler
+    from active_restore.restore.tally import Tally
+    from active_restore.source.base import Reader
+
+_BULK_BYTES = 8 << 20
+_BULK_THREADS = 4
+# A task that truncates a file of at most this size gets it restored first: that keeps the old content should its open
+# fail after all, and costs nothing that anyone notices.
+_TRUNCATE_AT_ONCE_BYTES = 1 << 20
+_FIRST_RETRY_S = 0.25
+_LAST_RETRY_S = 15.0
+
+
+class Answers(NamedTuple):
+    """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
+
+    ``exempt`` takes a thread id of ours that is about to open placeholders.
+    """
+
+    release: Callable[[int, Gate, Sequence[Fault]], None]
+    refuse: Callable[[int, int, Sequence[Fault]], None]
+    exempt: Callable[[int], None]
+
+
+class Workshop(NamedTuple):
+    """What every lane works with. ``mount_fd`` is any directory on the target's file system."""
+
+    mount_fd: int
+    catalog: Catalog
+    board: Board
+    marker_prefix: bytes
+    tally: Tally
+    settler: Settler
+    reporter: Reporter
+
+
+class Demand:
+    """``on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
+
+    def __init__(self, shop: Workshop, answers: Answers, open_reader: Callable[[], Reader], fault_timeout_s: float) -> None:
+        self._shop = shop
+        self._answers = answers
+        self._open_reader = open_reader
+        self._timeout_ns = int(fault_timeout_s * 1e9)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, list[Fault]] = {}
+        self._refusals: dict[int, int] = {}
+        self._thread = threading.local()
+        self._readers: list[Reader] = []
+        self._bulk = ThreadPoolExecutor(_BULK_THREADS, thread_name_prefix="demand-bulk")
+        self._stalled: list[FileRow] = []
+        self._stall_changed = threading.Condition()
+        self._closing = False
+        self._unreachable_since = 0.0
+
+    def on_fault(self, fault: Fault) -> None:
+        """Restore what a task needs, or let it wait with those who wait for the same file already."""
+        row = fault.row
+        if os.path.exists(f"/proc/self/task/{fault.task.tid}"):
+            # A thread of ours that is not exempt opened a placeholder: waiting for ourselves would be for ever.
+            self._answers.refuse(row, errno.EAGAIN, [fault])
+            self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
+            return
+        known = 0 <= row < self._shop.board.rows
+        if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
+            self._answers.release(row, Gate.READ, [fault])
+            return
+        with self._lock:
+            if known:
+                # A worker that has claimed this very file must not go on at the pace of the background.
+                self._shop.board.urgent[row] = 1
+            waiting = self._waiting.get(row)
+            if waiting is not None:
+                waiting.append(fault)
+                return
+            self._waiting[row] = [fault]
+        try:
+            self._serve(fault)
+        except Exception as error:
+            # Whatever it is: a task must neither hang nor read zeros.
+            self._fail(row, errno.EIO, f"{type(error).__name__}: {error}")
+
+    def _serve(self, fault: Fault) -> None:
+        file = self._shop.catalog.file(fault.row)
+        if file is None:
+            self._fail(fault.row, errno.EIO, "its marker names a row that the catalog does not have")
+        elif fault.handle and fault.handle != file.handle:
+            self._pass_copy(fault)
+        elif self._shop.board.state[file.row] == State.LAID and file.ref.size > _BULK_BYTES:
+            self._bulk.submit(self._restore_guarded, file)
+        else:
+            self._restore(file)
+
+    def _pass_copy(self, fault: Fault) -> None:
+        """A user copied a file together with its marker (cp -a): the copy is no placeholder."""
+        inode = open_inode(self._shop.mount_fd, fault.handle)
+        if inode is not None:
+            try:
+                unmark(inode)
+            finally:
+                os.close(inode)
+        with self._lock:
+            faults = self._waiting.pop(fault.row)
+        copies = [one for one in faults if one.handle == fault.handle]
+        self._answers.release(fault.row, Gate.READ, copies)
+        for other in faults:
+            if other.handle != fault.handle:
+                self.on_fault(other)
+
+    def _restore_guarded(self, file: FileRow) -> None:
+        try:
+            self._restore(file)
+        except Exception as error:
+            self._fail(file.row, errno.EIO, f"{type(error).__name__}: {error}")
+
+    def _restore(self, file: FileRow) -> None:
+        """Fill (or find filled) and let go on; the failures that can be expected become refusals or waits."""
+        row = file.row
+        if self._shop.board.state[row] == State.REFUSED:
+            self._fail(row, self._refusals.get(row, errno.EIO), "")
+            return
+        self._exempt_this_thread()
+        filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
+        try:
+            claim = filling.claim()
+            if claim is Claim.OURS:
+                self._fill(filling)
+                claim = Claim.FILLED_ALREADY
+            if claim is Claim.FILLED_ALREADY:
+                self._let_go_on(file, filling)
+            else:
+                self._conclude(file, filling)
+        except ContentError as error:
+            self._refuse_file(file, error)
+        except SourceUnavailable as error:
+            self._stall(file, error)
+        except OSError as error:
+            filling.abort()
+            code = error.errno if error.errno in (errno.ENOSPC, errno.EDQUOT) else errno.EIO
+            self._fail(row, code, f"cannot be written: {error.strerror}")
+        finally:
+            filling.close()
+
+    def _conclude(self, file: FileRow, filling: Filling) -> None:
+        """Nothing to fill: settled before (its marker may still be there), stripped of its marker, or deleted."""
+        if filling.inode >= 0 and self._shop.board.state[file.row] == State.SETTLED:
+            unmark(filling.inode)
+        elif self._shop.board.state[file.row] == State.LAID:
+            self._shop.board.state[file.row] = State.GONE
+            self._shop.catalog.set_states([file.row], State.GONE)
+        self._shop.tally.done([(file.row, file.ref.size)])
+        self._finish(file.row, Gate.ALL)
+
+    def _fill(self, filling: Filling) -> None:
+        file = filling.file
+        with self._lock:
+            truncates = all(fault.intent is Intent.TRUNCATE for fault in self._waiting.get(file.row, ()))
+        if truncates and file.ref.size > _TRUNCATE_AT_ONCE_BYTES:
+            filling.discard()
+            return
+        try:
+            for piece in self._reader().read(file.ref):
+                if self._closing:
+                    raise SourceUnavailable("the agent ends")
+                filling.write(piece)
+        except (ContentError, SourceUnavailable):
+            filling.abort()
+            raise
+        filling.finish()
+        self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size)
+
+    def _let_go_on(self, file: FileRow, filling: Filling) -> None:
+        """Readers at once; settle for writers before they go on."""
+        row = file.row
+        with self._lock:
+            readers = [fault for fault in self._waiting[row] if fault.intent is Intent.READ]
+            writers = [fault for fault in self._waiting[row] if fault.intent is not Intent.READ]
+            if writers:
+                self._waiting[row] = writers
+            else:
+                del self._waiting[row]
+        if readers:
+            self._release(row, Gate.READ, readers)
+        if writers:
+            settle_for_writer(filling.inode)
+            self._shop.board.state[row] = State.SETTLED
+            self._shop.tally.done([(row, file.ref.size)])
+            self._finish(row, Gate.ALL)
+        self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
+
+    def _finish(self, row: int, gate: Gate) -> None:
+        """Everybody who waits for this row may go on."""
+        with self._lock:
+            faults = self._waiting.pop(row, [])
+        self._release(row, gate, faults)
+
+    def _release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
+        self._answers.release(row, gate, faults)
+        now = time.monotonic_ns()
+        path = self._shop.catalog.path(row)
+        for fault in faults:
+            self._shop.tally.fault()
+            task = fault.task._replace(tgid=tasks.group_of(fault.task.tid))
+            self._shop.reporter.event(FaultServed(path, task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
+
+    def _refuse_file(self, file: FileRow, error: ContentError) -> None:
+        """The backup does not have this content (any more): the placeholder stays, tasks get an errno."""
+        self.note_refused(file.row, file.ref.path, error.errno, str(error))
+        self._fail(file.row, error.errno, "")
+
+    def note_refused(self, row: int, path: bytes, code: int, detail: str) -> None:
+        """Remember that a file cannot be had; also called for what the background found out."""
+        self._refusals[row] = code
+        self._shop.board.state[row] = State.REFUSED
+        self._shop.catalog.set_states([row], State.REFUSED)
+        if self._shop.tally.refuse(row):
+            self._shop.reporter.event(Refused(path, code, detail))
+
+    def _fail(self, row: int, code: int, detail: str) -> None:
+        with self._lock:
+            faults = self._waiting.pop(row, [])
+        self._answers.refuse(row, code, faults)
+        if detail:
+            self._shop.reporter.event(Refused(self._shop.catalog.path(row), code, detail))
+
+    def _reader(self) -> Reader:
+        reader: Reader | None = getattr(self._thread, "reader", None)
+        if reader is None:
+            reader = self._thread.reader = self._open_reader()
+            with self._lock:
+                self._readers.append(reader)
+        return reader
+
+    def _exempt_this_thread(self) -> None:
+        if not getattr(self._thread, "exempt", False):
+            self._answers.exempt(threading.get_native_id())
+            self._thread.exempt = True
+
+    def _stall(self, file: FileRow, error: SourceUnavailable) -> None:
+        with self._stall_changed:
+            if not self._unreachable_since and not self._closing:
+                self._unreachable_since = time.monotonic()
+                self._shop.reporter.event(Notice(f"the source cannot be reached, tasks wait: {error}"))
+            self._stalled.append(file)
+            self._stall_changed.notify_all()
+
+    def retry_stalled(self) -> None:
+        """Until ``close``: try the files that wait for an unreachable source again, with growing pauses."""
+        pause = _FIRST_RETRY_S
+        while True:
+            with self._stall_changed:
+                self._stall_changed.wait_for(lambda: self._stalled or self._closing)
+                if self._closing:
+                    return
+                self._stall_changed.wait_for(lambda: self._closing, pause)
+                files, self._stalled = self._stalled, []
+            first, *rest = files
+            self._restore_guarded(first)
+            with self._stall_changed:
+                if first in self._stalled:
+                    self._stalled.extend(rest)
+                    pause = min(pause * 2, _LAST_RETRY_S)
+                    rest = []
+                else:
+                    self._reachable()
+                    pause = _FIRST_RETRY_S
+            for file in rest:
+                self._restore_guarded(file)
+            self._refuse_overdue()
+
+    def _reachable(self) -> None:
+        if self._unreachable_since:
+            self._unreachable_since = 0.0
+            self._shop.reporter.event(Notice("the source can be reached again"))
+
+    def _refuse_overdue(self) -> None:
+        """Tasks that have waited for the source longer than the user allowed get EIO; others go on waiting."""
+        oldest = time.monotonic_ns() - self._timeout_ns
+        with self._stall_changed:
+            stalled = {file.row for file in self._stalled}
+        for row in stalled:
+            with self._lock:
+                faults = self._waiting.get(row, [])
+                overdue = [fault for fault in faults if fault.since_ns < oldest]
+                left = [fault for fault in faults if fault.since_ns >= oldest]
+                if left:
+                    self._waiting[row] = left
+                else:
+                    self._waiting.pop(row, None)
+            if overdue:
+                self._answers.refuse(row, errno.EIO, overdue)
+            if not left:
+                with self._stall_changed:
+                    self._stalled = [file for file in self._stalled if file.row != row]
+
+    @property
+    def unreachable_s(self) -> float:
+        """For how long tasks have been waiting for the source; 0 while it can be reached."""
+        since = self._unreachable_since
+        return time.monotonic() - since if since else 0.0
+
+    def waiting(self) -> list[Waiting]:
+        """Who waits now, longest first."""
+        now = time.monotonic_ns()
+        with self._lock:
+            faults = [(row, fault) for row, faults in self._waiting.items() for fault in faults]
+        faults.sort(key=lambda entry: entry[1].since_ns)
+        return [
+            Waiting(self._shop.catalog.path(row), fault.task._replace(tgid=group), (now - fault.since_ns) / 1e6)
+            for row, fault in faults
+            if (group := tasks.group_of(fault.task.tid))
+        ]
+
+    def stop(self) -> None:
+        """The agent ends: leave files at the next piece; tasks that wait are the interceptor's from now on."""
+        with self._stall_changed:
+            self._closing = True
+            self._stall_changed.notify_all()
+
+    def close(self) -> None:
+        """No fault comes any more: end the threads and readers."""
+        self._bulk.shutdown()
+        for reader in self._readers:
+            reader.close()

@@ -1,0 +1,37 @@
+"""The end of a restore: look at every placeholder once more; nothing may be left that is marked and settled."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from active_restore.catalog import State
+from active_restore.linux.files import sync_filesystem
+from active_restore.marker import marker_value
+from active_restore.placeholder import open_inode, read_marker, unmark
+
+if TYPE_CHECKING:
+    from active_restore.restore.demand import Workshop
+
+
+def sweep(shop: Workshop) -> list[int]:
+    """Take markers from settled inodes (an interruption may have left some); returns rows that are still unrestored."""
+    left: list[int] = []
+    for row, handle in shop.catalog.handles():
+        state = shop.board.state[row]
+        if state == State.GONE:
+            continue
+        inode = open_inode(shop.mount_fd, handle)
+        if inode is None:
+            continue
+        try:
+            if read_marker(inode) != marker_value(shop.marker_prefix, row):
+                continue
+            if state == State.SETTLED:
+                unmark(inode)
+            else:
+                left.append(row)
+        finally:
+            os.close(inode)
+    sync_filesystem(shop.mount_fd)
+    return left

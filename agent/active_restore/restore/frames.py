@@ -1,0 +1,33 @@
+"""Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
+
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id results`` and ``DURABLE rows`` come up.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import IO, Any
+
+import msgpack
+
+SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP = range(7)
+# Results of a file in FILLED: (row, result, errno, detail).
+OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
+_LENGTH = struct.Struct("<I")
+
+
+def write_frame(stream: IO[bytes], *words: object) -> None:
+    """Send one frame at once."""
+    body = msgpack.packb(words)
+    stream.write(_LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> list[Any] | None:
+    """The next frame; ``None`` at the end of the stream."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    body = stream.read(_LENGTH.unpack(head)[0])
+    words = msgpack.unpackb(body, strict_map_key=False)
+    return words if isinstance(words, list) else None

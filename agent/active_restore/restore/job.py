@@ -1,0 +1,149 @@
+"""The record of one restore: what was asked, how far it came, and the lock that keeps a second agent away.
+
+It lives in the state directory as ``restore.json`` and, from before anything is visible, as an xattr of the target's
+root, so that a lost state directory can be rebuilt from the target alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+from active_restore.config import RestoreOptions, run_root, state_root
+from active_restore.errors import ActiveRestoreError, Busy, NotRunning
+from active_restore.marker import MARKER, marker_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "lost"]
+_FILE = "restore.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """``options.snapshot`` is the full id once the snapshot is chosen. ``restore_id``: 16 hex digits."""
+
+    name: str
+    restore_id: str
+    options: RestoreOptions
+    phase: Stage = "planning"
+
+    @property
+    def state_dir(self) -> Path:
+        """Durable state."""
+        return state_root() / self.name
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets."""
+        return run_root() / self.name
+
+    @property
+    def marker_prefix(self) -> bytes:
+        """What the markers of this restore begin with."""
+        return marker_prefix(self.restore_id)
+
+    def save(self) -> None:
+        """Write ``restore.json`` durably."""
+        path = self.state_dir / _FILE
+        fresh = path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump(self._as_dict(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        directory = os.open(self.state_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _as_dict(self) -> dict[str, Any]:
+        return {"restore_id": self.restore_id, "phase": self.phase, **dataclasses.asdict(self.options)}
+
+    def in_phase(self, phase: Stage) -> Job:
+        """The same job further on; saved."""
+        job = dataclasses.replace(self, phase=phase)
+        job.save()
+        return job
+
+    def with_source(self, source: str) -> Job:
+        """The same job from another place."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, source=source))
+
+    def with_snapshot(self, snapshot: str) -> Job:
+        """The same job with the snapshot that was chosen; saved."""
+        job = dataclasses.replace(self, options=dataclasses.replace(self.options, snapshot=snapshot))
+        job.save()
+        return job
+
+    def mark_target(self) -> None:
+        """Leave the record on the target's root."""
+        os.setxattr(self.options.target, MARKER, json.dumps(self._as_dict()).encode())
+
+    def forget(self) -> None:
+        """Remove every trace of the record."""
+        with contextlib.suppress(OSError):
+            os.removexattr(self.options.target, MARKER)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def _from_dict(name: str, found: dict[str, Any]) -> Job:
+    known = {field.name for field in dataclasses.fields(RestoreOptions)}
+    options = msgspec.convert({key: value for key, value in found.items() if key in known}, RestoreOptions)
+    phase = msgspec.convert(found["phase"], Stage)
+    return Job(name, bytes.fromhex(found["restore_id"]).hex(), options, phase)
+
+
+def load(name: str) -> Job:
+    """The job of a state directory. Raises ``NotRunning``."""
+    path = state_root() / name / _FILE
+    try:
+        return _from_dict(name, json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise NotRunning("no restore is known for this target", "begin one with: active-restore restore") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ActiveRestoreError(
+            f"the state {path} is damaged ({error})", "move it away and run resume: state is rebuilt from the markers"
+        ) from error
+
+
+def load_from_target(name: str, target: str) -> Job:
+    """The job that a target's root remembers, in phase ``lost``: its catalog must be rebuilt. Raises ``NotRunning``."""
+    try:
+        found = json.loads(os.getxattr(target, MARKER))
+        return _from_dict(name, {**found, "phase": "lost"})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise NotRunning(f"no restore is known for {target}", "begin one with: active-restore restore SOURCE TARGET") from None
+
+
+@contextlib.contextmanager
+def only_agent(name: str) -> Iterator[None]:
+    """Hold the lock of a target. Raises ``Busy`` where another agent holds it."""
+    directory = state_root() / name
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise Busy("another agent works on this target", "see: active-restore status") from error
+        yield
+    finally:
+        if not (directory / _FILE).exists():
+            # Nothing came of it, or it is over.
+            shutil.rmtree(directory, ignore_errors=True)
+        os.close(fd)

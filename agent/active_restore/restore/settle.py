@@ -1,0 +1,124 @@
+"""Settle: make filled content durable, note it in the catalog, and only then take the marker away.
+
+Group commit: one syncfs(2) and one transaction for many files. A crash between any two steps finds either the marker
+(the file is restored again, nobody has written to it) or the note in the catalog (only the marker is removed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from active_restore.catalog import Catalog, State
+from active_restore.linux.files import sync_filesystem
+from active_restore.placeholder import unmark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from active_restore.restore.board import Board
+
+_LINGER_SECONDS = 0.25
+_BATCH_FILES = 512
+# Measured on ext4: below this, one fdatasync(2) each costs less than flushing the whole file system.
+_SINGLES = 4
+
+
+class Filled(NamedTuple):
+    """A file whose content is complete; ``inode`` is an O_PATH descriptor that settling closes; ``size`` in bytes."""
+
+    row: int
+    inode: int
+    size: int
+
+
+def make_durable(inode: int) -> None:
+    """fdatasync(2) of the inode behind an O_PATH descriptor. Read-only, so that nobody meets ETXTBSY."""
+    fd = os.open(f"/proc/self/fd/{inode}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def settle_for_writer(inode: int) -> None:
+    """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3)."""
+    fd = os.open(f"/proc/self/fd/{inode}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+        unmark(inode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Settler:
+    """Settles what the demand lane filled, a batch at a time, in a thread of its own (``run``)."""
+
+    def __init__(
+        self, mount_fd: int, catalog: Catalog, board: Board, on_settled: Callable[[Sequence[tuple[int, int]]], None]
+    ) -> None:
+        self._mount = mount_fd
+        self._catalog = catalog
+        self._board = board
+        self._on_settled = on_settled
+        self._changed = threading.Condition()
+        self._pending: list[Filled] = []
+        self._busy = False
+        self._closing = False
+        self.failure: OSError | None = None
+
+    def add(self, filled: Filled) -> None:
+        """Settle this soon."""
+        with self._changed:
+            self._pending.append(filled)
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Until ``close``; then what is pending is settled and it returns."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                self._changed.wait_for(lambda: self._closing or len(self._pending) >= _BATCH_FILES, _LINGER_SECONDS)
+                batch, self._pending = self._pending, []
+                self._busy = True
+            try:
+                self._settle(batch)
+            except OSError as error:
+                # The disk failed: the markers stay, so a resume restores these files again.
+                self.failure = error
+            finally:
+                for filled in batch:
+                    with contextlib.suppress(OSError):
+                        os.close(filled.inode)
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _settle(self, batch: list[Filled]) -> None:
+        if len(batch) <= _SINGLES:
+            for filled in batch:
+                make_durable(filled.inode)
+        else:
+            sync_filesystem(self._mount)
+        rows = [filled.row for filled in batch]
+        self._catalog.set_states(rows, State.SETTLED)
+        for filled in batch:
+            self._board.state[filled.row] = State.SETTLED
+            unmark(filled.inode)
+        self._on_settled([(filled.row, filled.size) for filled in batch])
+
+    def flush(self) -> None:
+        """Wait until nothing is pending."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending and not self._busy)
+
+    def close(self) -> None:
+        """Settle the rest and end ``run``."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()

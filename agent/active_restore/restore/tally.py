@@ -1,0 +1,84 @@
+"""Counts of what was restored, by lane, and the rate: the only place where progress is added up.
+
+``done`` counts settled (or deleted) files alone, each once, so that progress ends at exactly everything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from active_restore.model import Lane
+from active_restore.restore.progress import LaneCount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_RATE_WINDOW_S = 10.0
+
+
+class Tally:
+    """Thread-safe counters. Sizes are in bytes; ``rows`` is how many rows the catalog has."""
+
+    def __init__(self, rows: int, files_total: int, bytes_total: int) -> None:
+        self.files_total = files_total
+        self.bytes_total = bytes_total
+        self.files_done = 0
+        self.bytes_done = 0
+        self.faults = 0
+        self._refused: set[int] = set()
+        self._lanes = {lane: LaneCount() for lane in Lane}
+        self._is_done = bytearray(rows)
+        self._lock = threading.Lock()
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def filled(self, lane: Lane, files: int, size: int) -> None:
+        """The content of these files is complete."""
+        with self._lock:
+            before = self._lanes[lane]
+            self._lanes[lane] = LaneCount(before.files + files, before.bytes + size)
+
+    def done(self, settled: Iterable[tuple[int, int]]) -> None:
+        """These ``(row, size)`` need nothing any more; telling twice counts once."""
+        with self._lock:
+            for row, size in settled:
+                if not self._is_done[row]:
+                    self._is_done[row] = 1
+                    self.files_done += 1
+                    self.bytes_done += size
+                    self._refused.discard(row)
+
+    def fault(self) -> None:
+        """A task waited."""
+        with self._lock:
+            self.faults += 1
+
+    def refuse(self, row: int) -> bool:
+        """A file cannot be had; ``True`` the first time."""
+        with self._lock:
+            known = row in self._refused
+            self._refused.add(row)
+            return not known
+
+    @property
+    def refused(self) -> int:
+        """How many files could not be had."""
+        with self._lock:
+            return len(self._refused)
+
+    def lanes(self) -> dict[str, LaneCount]:
+        """By lane, for people."""
+        with self._lock:
+            return {lane.name.lower(): count for lane, count in self._lanes.items()}
+
+    def rate(self, moved: int) -> float:
+        """Bytes per second over the last seconds; ``moved`` is the running total of bytes written."""
+        now = time.monotonic()
+        with self._lock:
+            self._samples.append((now, moved))
+            while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_WINDOW_S:
+                self._samples.popleft()
+            then, before = self._samples[0]
+            return (moved - before) / (now - then) if now > then else 0.0

@@ -1,0 +1,77 @@
+"""The target: what must be true before anything is laid, each with its own clear error."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from active_restore.errors import CapabilityMissing, NoSpace, TargetError
+from active_restore.linux.files import (
+    BTRFS_MAGIC,
+    EXT4_MAGIC,
+    OVERLAY_MAGIC,
+    TMPFS_MAGIC,
+    XFS_MAGIC,
+    filesystem_magic,
+)
+from active_restore.placeholder import STAGING_PREFIX
+
+_SUPPORTED = {EXT4_MAGIC: "ext4", XFS_MAGIC: "xfs", BTRFS_MAGIC: "btrfs"}
+_UNSUPPORTED = {TMPFS_MAGIC: "tmpfs", OVERLAY_MAGIC: "overlayfs"}
+_MAY_BE_THERE = frozenset({"lost+found"})
+# What an inode and its directory entry take, roughly; ext4 has its inodes already.
+_ENTRY_BYTES = 512
+
+
+def need_root() -> None:
+    """Raises ``CapabilityMissing`` for anybody else."""
+    if os.geteuid() != 0:
+        raise CapabilityMissing("this needs root (CAP_SYS_ADMIN)", "run it with sudo")
+
+
+def prepare(target: str) -> None:
+    """Make the target directory if it is missing; check its file system. Raises ``TargetError``."""
+    try:
+        os.makedirs(target, exist_ok=True)
+        if not os.path.isdir(target):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
+    except OSError as error:
+        hint = "remount it read-write" if error.errno == errno.EROFS else "choose a directory that can be made"
+        raise TargetError(f"the target {target} cannot be used: {error.strerror}", hint) from error
+    magic = filesystem_magic(target)
+    if magic not in _SUPPORTED:
+        name = _UNSUPPORTED.get(magic, f"type {magic:#x}")
+        raise TargetError(
+            f"the target {target} lies on {name}, where tasks cannot be held", "use a directory on ext4, xfs or btrfs"
+        )
+    if os.statvfs(target).f_flag & os.ST_RDONLY:
+        raise TargetError(f"the target {target} is on a read-only file system", "remount it read-write")
+
+
+def check_empty(target: str) -> None:
+    """Raises ``TargetError`` where something is there that a restore could touch."""
+    found = [name for name in os.listdir(target) if name not in _MAY_BE_THERE]
+    staging = [name for name in found if name.startswith(STAGING_PREFIX)]
+    if staging:
+        raise TargetError(
+            f"the target {target} holds what another restore left ({staging[0]})",
+            "finish it with: active-restore resume; or remove that directory",
+        )
+    if found:
+        raise TargetError(
+            f"the target {target} is not empty",
+            "use --existing metadata (or content) to keep what matches the snapshot and replace what differs",
+        )
+
+
+def check_space(target: str, entries: int, size: int) -> None:
+    """Raises ``NoSpace`` where the plan does not fit; sizes in bytes."""
+    free = os.statvfs(target)
+    room = free.f_bfree * free.f_frsize
+    needed = size + entries * _ENTRY_BYTES
+    if needed > room:
+        raise NoSpace(
+            f"the target needs {needed / 1e9:.2f} GB and has {room / 1e9:.2f} GB free", "free some room, or use --exclude"
+        )
+    if free.f_files and free.f_ffree < entries:
+        raise NoSpace(f"the target needs {entries} inodes and has {free.f_ffree} free", "free some room, or use --exclude")

@@ -1,0 +1,271 @@
+"""A worker process: fetch, verify and write batches of files for the background, away from the agent's interpreter lock.
+
+Three threads: one reads frames, one fills, one makes durable. A file is claimed when its first piece is there, so a task
+that wants a file of a running batch waits at most for the one file being written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import traceback
+from typing import IO, TYPE_CHECKING, Any
+
+from active_restore.catalog import FileRow, State
+from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.linux.files import sync_filesystem
+from active_restore.linux.process import die_with_parent, idle_io, name_thread
+from active_restore.model import FileRef
+from active_restore.placeholder import unmark
+from active_restore.restore import frames
+from active_restore.restore.board import Board
+from active_restore.restore.pace import Pace, Stopped
+from active_restore.restore.settle import make_durable
+from active_restore.restore.writer import Claim, Filling
+from active_restore.source.open import attach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from active_restore.model import Piece
+    from active_restore.source.base import Reader
+
+_NICE = 10
+_LINGER_SECONDS = 0.5
+_SYNC_FILES = 2048
+_SYNC_BYTES = 128 << 20
+_FEW = 4
+
+
+class Upstream:
+    """The stream to the agent, shared by threads."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, *words: object) -> None:
+        """One frame. A dead agent ends us."""
+        with self._lock:
+            try:
+                frames.write_frame(self._stream, *words)
+            except OSError:
+                os._exit(1)
+
+
+class Syncer:
+    """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
+
+    def __init__(self, mount_fd: int, upstream: Upstream) -> None:
+        self._mount = mount_fd
+        self._upstream = upstream
+        self._changed = threading.Condition()
+        self._fresh: list[tuple[int, int]] = []
+        self._fresh_bytes = 0
+        self._inodes: dict[int, int] = {}
+        self._closing = False
+
+    def add(self, filled: list[tuple[int, int, int]]) -> None:
+        """These (row, O_PATH descriptor, size) are filled."""
+        with self._changed:
+            self._fresh.extend((row, inode) for row, inode, _ in filled)
+            self._fresh_bytes += sum(size for _, _, size in filled)
+            self._changed.notify_all()
+
+    def _enough(self) -> bool:
+        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= _SYNC_BYTES
+
+    def run(self) -> None:
+        """Until ``close`` and nothing is left."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._fresh or self._closing)
+                if not self._fresh:
+                    return
+                self._changed.wait_for(self._enough, _LINGER_SECONDS)
+                batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
+            if len(batch) <= _FEW:
+                for _, inode in batch:
+                    make_durable(inode)
+            else:
+                sync_filesystem(self._mount)
+            with self._changed:
+                self._inodes.update(batch)
+            self._upstream.send(frames.DURABLE, [row for row, _ in batch])
+
+    def unmark(self, rows: list[int]) -> None:
+        """The agent has noted that these are settled."""
+        for row in rows:
+            with self._changed:
+                inode = self._inodes.pop(row, -1)
+            if inode >= 0:
+                with contextlib.suppress(OSError):
+                    unmark(inode)
+                os.close(inode)
+
+    def close(self) -> None:
+        """Make the rest durable and end ``run``."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+
+class Batch:
+    """One job being filled: keeps at most one file claimed at a time."""
+
+    def __init__(self, setup: Setup, files: list[FileRow]) -> None:
+        self._setup = setup
+        self._files = files
+        self._filling: Filling | None = None
+        self._at = -1
+        self._claim = Claim.GONE
+        self.results: dict[int, tuple[int, int, int, str]] = {}
+        self.filled: list[tuple[int, int, int]] = []
+
+    def fill(self, reader: Reader) -> None:
+        """Fill all; every file gets a result. Raises ``Stopped``."""
+        try:
+            for at, item in reader.read_many([file.ref for file in self._files]):
+                self._take(at, item)
+        except SourceUnavailable as error:
+            self._abort()
+            for file in self._files:
+                self.results.setdefault(file.row, (file.row, frames.UNREACHABLE, 0, str(error)))
+        except BaseException:
+            self._abort()
+            raise
+
+    def _take(self, at: int, item: Piece | ContentError | None) -> None:
+        file = self._files[at]
+        if file.row in self.results:
+            return
+        try:
+            if isinstance(item, ContentError):
+                self._abort()
+                self.results[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
+                return
+            self._begin(at)
+            if item is None:
+                self._end(file)
+            elif self._claim is Claim.OURS:
+                self._write(file, item)
+        except OSError as error:
+            self._abort()
+            self.results[file.row] = (file.row, frames.DISK, error.errno or 5, error.strerror or "")
+
+    def _begin(self, at: int) -> None:
+        if self._at != at:
+            setup = self._setup
+            self._filling = Filling(setup.mount_fd, self._files[at], setup.board, setup.marker_prefix)
+            self._at = at
+            self._claim = self._filling.claim()
+
+    def _write(self, file: FileRow, piece: Piece) -> None:
+        assert self._filling is not None
+        self._setup.pace.wait(file.row, len(piece.data))
+        self._filling.write(piece)
+        self._setup.board.add_moved(self._setup.number, len(piece.data))
+
+    def _end(self, file: FileRow) -> None:
+        assert self._filling is not None
+        stripped = self._claim is Claim.UNMARKED and self._setup.board.state[file.row] == State.LAID
+        result = frames.GONE if self._claim is Claim.GONE or stripped else frames.SKIPPED
+        if self._claim is Claim.OURS:
+            self._filling.finish()
+            self.filled.append((file.row, self._filling.keep_inode(), file.ref.size))
+            result = frames.OK
+        self.results[file.row] = (file.row, result, 0, "")
+        self._filling.close()
+        self._filling, self._at = None, -1
+
+    def _abort(self) -> None:
+        if self._filling is not None:
+            if self._claim is Claim.OURS:
+                self._filling.abort()
+            self._filling.close()
+        self._filling, self._at = None, -1
+
+
+class Setup:
+    """What the first frame brings."""
+
+    def __init__(self, words: dict[str, Any], upstream: Upstream) -> None:
+        self.number: int = words["number"]
+        self.mount_fd: int = words["mount_fd"]
+        self.marker_prefix: bytes = words["marker_prefix"]
+        self.board = Board(words["board_fd"], words["rows"])
+        self.source = attach(words["recipe"], words["fds"])
+        self.pace = Pace(self.board)
+        self.syncer = Syncer(self.mount_fd, upstream)
+
+
+def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None], upstream: Upstream) -> None:
+    idle_io()
+    with contextlib.closing(setup.source.reader()) as reader:
+        while (job := jobs.get()) is not None:
+            number, files = job
+            batch = Batch(setup, files)
+            try:
+                if not setup.board.stopping:
+                    batch.fill(reader)
+            except Stopped:
+                # Every job gets its answer, this one and those behind it: the agent waits for them before it ends.
+                pass
+            finally:
+                # In this order: the agent learns that a file is filled before it learns that it is durable.
+                upstream.send(frames.FILLED, number, list(batch.results.values()))
+                setup.syncer.add(batch.filled)
+    setup.syncer.close()
+
+
+def _work(name: str, upstream: Upstream, work: Callable[[], None]) -> None:
+    """Run one thread of the worker. What it cannot handle ends the process: the agent takes over what was filled."""
+    name_thread(name)
+    upstream.send(frames.HELLO, threading.get_native_id())
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main() -> None:
+    """Serve until the agent says stop or ends."""
+    die_with_parent(signal.SIGKILL)
+    # A signal to the whole process group is for the agent, which ends us in good order.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    upstream = Upstream(sys.stdout.buffer)
+    first = frames.read_frame(sys.stdin.buffer)
+    if first is None:
+        return
+    setup = Setup(first[1], upstream)
+    jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None] = queue.SimpleQueue()
+    filler = threading.Thread(target=_work, args=("ar-fill", upstream, lambda: _fill_jobs(setup, jobs, upstream)))
+    syncer = threading.Thread(target=_work, args=("ar-sync", upstream, setup.syncer.run))
+    filler.start()
+    syncer.start()
+    while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
+        if frame[0] == frames.JOB:
+            files = [FileRow(row, FileRef(*ref), handle) for row, ref, handle in frame[2]]
+            jobs.put((frame[1], files))
+        elif frame[0] == frames.UNMARK:
+            setup.syncer.unmark(frame[1])
+        elif frame[0] == frames.STOP:
+            jobs.put(None)
+    if not filler.is_alive() and not syncer.is_alive():
+        return
+    # The agent is gone in the middle: markers stay where nothing was noted, so nothing is lost.
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Fill one placeholder: take its inode for ourselves, write verified pieces, put back what writing changes.
+
+An exclusive flock(2) on the inode decides between a demand thread and a worker process: nobody else can hold one, since
+no task gets a descriptor of an unfilled placeholder. It ends with the descriptor, so a killed filler blocks nobody.
+
+Not guaranteed: that a user's utimensat(2) in the microseconds between a look at the times and our write is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from active_restore.catalog import FileRow, State
+from active_restore.linux.files import punch_hole
+from active_restore.marker import marker_value
+from active_restore.placeholder import open_inode, read_marker
+
+if TYPE_CHECKING:
+    from active_restore.model import Piece
+    from active_restore.restore.board import Board
+
+_CAPABILITY = "security.capability"
+
+
+class Claim(Enum):
+    """What became of the wish to fill a placeholder."""
+
+    OURS = auto()
+    FILLED_ALREADY = auto()
+    UNMARKED = auto()
+    GONE = auto()
+
+
+class Filling:
+    """One placeholder being filled. ``claim`` first; then ``write`` and ``finish``, or ``abort``; ``close`` always.
+
+    ``inode`` is an O_PATH descriptor (-1 where the inode is gone); take it over with ``keep_inode``.
+    """
+
+    def __init__(self, mount_fd: int, file: FileRow, board: Board, marker_prefix: bytes) -> None:
+        self.file = file
+        self.inode = -1
+        self.written = 0
+        self._mount = mount_fd
+        self._board = board
+        self._prefix = marker_prefix
+        self._fd = -1
+        self._size = 0
+        self._times = (0, 0)
+        self._last_mtime = 0
+        self._capability: bytes | None = None
+
+    def claim(self) -> Claim:
+        """Open and lock the inode; waits while somebody else fills this very file. Raises ``OSError``."""
+        inode = open_inode(self._mount, self.file.handle)
+        if inode is None:
+            return Claim.GONE
+        self.inode = inode
+        if read_marker(inode) != marker_value(self._prefix, self.file.row):
+            return Claim.UNMARKED
+        self._fd = os.open(f"/proc/self/fd/{inode}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOATIME)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        state = self._board.state[self.file.row]
+        if state != State.LAID:
+            self._close_file()
+            return Claim.UNMARKED if state == State.SETTLED else Claim.FILLED_ALREADY
+        self._look()
+        return Claim.OURS
+
+    def _look(self) -> None:
+        """Remember what writing will change. A user who changed the size with truncate(2) gets no byte beyond it."""
+        found = os.fstat(self._fd)
+        self._size = min(found.st_size, self.file.ref.size)
+        self._times = (found.st_atime_ns, found.st_mtime_ns)
+        self._last_mtime = found.st_mtime_ns
+        try:
+            self._capability = os.getxattr(self._fd, _CAPABILITY)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+
+    def write(self, piece: Piece) -> None:
+        """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO)."""
+        if self.written:
+            self._notice_times()
+        room = self._size - piece.offset
+        data = memoryview(piece.data)[: max(room, 0)]
+        offset = piece.offset
+        while data:
+            count = os.pwrite(self._fd, data, offset)
+            data = data[count:]
+            offset += count
+        self.written += len(piece.data)
+        self._last_mtime = os.fstat(self._fd).st_mtime_ns
+
+    def _notice_times(self) -> None:
+        """Times that are not from our last write are a user's: those are put back at the end."""
+        found = os.fstat(self._fd)
+        if found.st_mtime_ns != self._last_mtime:
+            self._times = (found.st_atime_ns, found.st_mtime_ns)
+
+    def finish(self) -> None:
+        """All pieces are written: put back times and capabilities; the content may be read from now on."""
+        if self.written:
+            self._notice_times()
+        if self._capability is not None:
+            with contextlib.suppress(FileExistsError):
+                os.setxattr(self._fd, _CAPABILITY, self._capability, os.XATTR_CREATE)
+        os.utime(self._fd, ns=self._times)
+        self._board.state[self.file.row] = State.FILLED
+        self._close_file()
+
+    def discard(self) -> None:
+        """The task truncates the file anyway: do it for it, so that no other task sees zeros in between."""
+        os.ftruncate(self._fd, 0)
+        self._board.state[self.file.row] = State.FILLED
+        self._close_file()
+
+    def abort(self) -> None:
+        """What was written is worth nothing: give the room back; the placeholder stays as it was."""
+        if self._fd >= 0 and self.written:
+            with contextlib.suppress(OSError):
+                punch_hole(self._fd, 0, self.file.ref.size)
+            with contextlib.suppress(OSError):
+                os.utime(self._fd, ns=self._times)
+
+    def keep_inode(self) -> int:
+        """Hand the O_PATH descriptor over to the caller."""
+        inode, self.inode = self.inode, -1
+        return inode
+
+    def _close_file(self) -> None:
+        """No writable descriptor may be left when a task goes on: execve(2) would fail with ETXTBSY."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def close(self) -> None:
+        """Give back every descriptor; the lock ends with it."""
+        self._close_file()
+        if self.inode >= 0:
+            os.close(self.inode)
+            self.inode = -1

@@ -1,0 +1,311 @@
+"""One run of the agent over one target: the order of the steps, and what the control socket may ask meanwhile.
+
+``work`` runs in one thread from plan to end. Placeholders are laid while an empty guard is armed already, become visible
+only complete, and the guard leaves only when the last marker is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING
+
+from active_restore.catalog import Catalog, State
+from active_restore.errors import ActiveRestoreError, TargetError
+from active_restore.intercept.base import Territory
+from active_restore.intercept.choose import choose
+from active_restore.linux.files import sync_filesystem
+from active_restore.linux.notify import notify
+from active_restore.linux.process import hurry
+from active_restore.restore.background import Background, Hooks
+from active_restore.restore.board import Board
+from active_restore.restore.demand import Answers, Demand, Workshop
+from active_restore.restore.finish import sweep
+from active_restore.restore.laying import Laying, Stopped, Telling
+from active_restore.restore.progress import Done, Notice, Ready, Refused, Status
+from active_restore.restore.settle import Settler
+from active_restore.restore.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from active_restore.intercept.base import Interceptor
+    from active_restore.model import Problem
+    from active_restore.restore.job import Job
+    from active_restore.restore.progress import Phase, Reporter
+    from active_restore.source.base import Source
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_POLL_SECONDS = 0.1
+_MAX_WORKERS = 2
+
+
+class Run:
+    """``work`` once; ``stop`` from anywhere; the rest is what ``control.server.Commands`` asks for."""
+
+    def __init__(self, job: Job, source: Source, reporter: Reporter, started: float) -> None:
+        self._job = job
+        self._source = source
+        self._reporter = reporter
+        self._started = started
+        self._phase: Phase = "planning"
+        self._stopping = threading.Event()
+        self._catalog = Catalog(job.state_dir / "catalog.sqlite")
+        self._interceptor: Interceptor | None = None
+        self._shop: Workshop | None = None
+        self._demand: Demand | None = None
+        self._background: Background | None = None
+        self._threads: list[threading.Thread] = []
+        self._problems = 0
+
+    def work(self) -> Done | None:
+        """Everything, from the plan to the last marker; ``None`` when stopped before the end."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._catalog.close)
+            root = os.open(self._job.options.target, _DIRECTORY)
+            stack.callback(os.close, root)
+            telling = Telling(self._reporter, self._report, self._warn, self._stopping)
+            laying = Laying(self._job, self._catalog, self._source, root, telling)
+            try:
+                interceptor = self._interceptor = self._to_guarded(laying)
+                return self._restore(laying, root, interceptor)
+            except Stopped:
+                self._phase = "interrupted"
+                return None
+
+    def _to_guarded(self, laying: Laying) -> Interceptor:
+        """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
+        job = self._job
+        interceptor = choose(job.options.interceptor)
+        territory = Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir))
+        if job.phase in ("planning", "laying"):
+            if interceptor.adopt(territory):
+                interceptor.disarm()
+                interceptor = choose(job.options.interceptor)
+            self._lay(laying, interceptor, territory)
+            return interceptor
+        if job.phase == "lost":
+            laying.plan_again()
+            self._job = laying.job
+        if not interceptor.adopt(territory):
+            interceptor.arm(territory)
+            interceptor.add(self._catalog.inodes())
+            interceptor.laid()
+        return interceptor
+
+    def _lay(self, laying: Laying, interceptor: Interceptor, territory: Territory) -> None:
+        """Plan, arm the empty guard, lay everything in the staging directory."""
+        self._job.save()
+        laying.take_back()
+        laying.plan()
+        self._phase = "laying"
+        self._job = laying.job = laying.job.in_phase("laying")
+        interceptor.arm(territory)
+        try:
+            laying.lay(interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
+            interceptor.laid()
+        except BaseException as error:
+            interceptor.disarm()
+            laying.take_back()
+            if isinstance(error, OSError):
+                raise TargetError(f"placeholders cannot be laid: {error.strerror}", "check the target's disk") from error
+            raise
+        self._job = laying.job = laying.job.in_phase("revealing")
+
+    def _restore(self, laying: Laying, root: int, interceptor: Interceptor) -> Done | None:
+        """Serve faults, reveal, fill the rest, end."""
+        shop = self._shop = self._open_shop(root)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
+        demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
+        self._start("settler", lambda: _settle(shop.settler, interceptor))
+        self._start("stalled", demand.retry_stalled)
+        for number in range(interceptor.serve_threads):
+            self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
+        if self._job.phase == "revealing":
+            laying.reveal()
+        self._phase = "restoring"
+        self._reporter.event(Ready(time.monotonic() - self._started))
+        notify("READY=1")
+        sync_filesystem(root)
+        self._job = self._job.in_phase("restoring")
+        self._fill(shop, demand, interceptor)
+        return self._end(shop, interceptor, demand)
+
+    def _open_shop(self, root: int) -> Workshop:
+        catalog = self._catalog
+        totals = catalog.totals()
+        rows = catalog.row_count()
+        board = Board.create(rows)
+        board.rate_bytes_per_s = self._job.options.limit_bytes_per_s
+        tally = Tally(rows, totals.files, totals.bytes)
+        board.state[:] = bytes([State.SETTLED]) * rows
+        for row, size, state in catalog.files_in_order():
+            if state in (State.SETTLED, State.GONE):
+                tally.done([(row, size)])
+                board.state[row] = state
+            else:
+                board.state[row] = State.LAID
+        settler = Settler(root, catalog, board, tally.done)
+        return Workshop(root, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
+
+    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
+        """Run the background until every row is concluded, or until we are stopped."""
+        hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
+        workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
+        background = self._background = Background(shop, self._source.handover, hooks, workers)
+        unfinished = (State.LAID, State.REFUSED)
+        rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
+        background.queue.load(rows)
+        servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
+        for server in servers:
+            server.start()
+        while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
+            self._stopping.wait(_POLL_SECONDS)
+        background.finish()
+        for server in servers:
+            server.join()
+
+    def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
+        """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
+        if self._stopping.is_set():
+            self._part(interceptor.leave, shop, demand)
+            raise Stopped
+        shop.settler.flush()
+        self._phase = "verifying"
+        left = sweep(shop)
+        if any(shop.board.state[row] != State.REFUSED for row in left):
+            self._part(interceptor.leave, shop, demand)
+            raise ActiveRestoreError(
+                f"{len(left)} files could not be made durable ({shop.settler.failure})",
+                "check the target's disk; then: active-restore resume",
+            )
+        if left:
+            self._job = self._job.in_phase("refusing")
+            self._part(lambda: interceptor.abandon(errno.EIO), shop, demand)
+        else:
+            self._part(interceptor.disarm, shop, demand)
+        self._phase = "done"
+        tally, seconds = shop.tally, time.monotonic() - self._started
+        return Done(tally.files_done, tally.bytes_done, tally.faults, tally.refused + self._problems, seconds)
+
+    def _part(self, farewell: Callable[[], None], shop: Workshop, demand: Demand) -> None:
+        """Say how the guard goes on, then end our threads."""
+        demand.stop()
+        farewell()
+        shop.settler.close()
+        for thread in self._threads:
+            thread.join()
+        demand.close()
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name)
+        thread.start()
+        self._threads.append(thread)
+
+    def _report(self, problem: Problem) -> None:
+        self._problems += 1
+        self._reporter.event(Refused(problem.path, problem.errno, problem.detail))
+
+    def _warn(self, text: str) -> None:
+        self._reporter.event(Notice(text))
+
+    def forget(self) -> None:
+        """The restore is over: remove state, sockets and the target's record, unless refused files are still guarded."""
+        if self._job.phase != "refusing":
+            self._job.forget()
+
+    def forget_failure(self) -> None:
+        """The restore failed: where nothing had become visible yet, nothing is left of it."""
+        if self._job.phase in ("planning", "laying"):
+            self._job.forget()
+
+    def stop(self) -> None:
+        """End soon, resumable."""
+        self._stopping.set()
+        if self._shop is not None:
+            self._shop.board.stopping = True
+        if self._background is not None:
+            self._background.wake()
+
+    def pause(self) -> None:
+        """Stop the background lane; demand goes on."""
+        self._shop_now().board.paused = True
+
+    def proceed(self) -> None:
+        """Let the background lane go on."""
+        self._shop_now().board.paused = False
+
+    def limit(self, bytes_per_s: int) -> None:
+        """Limit the background lane; 0 for no limit."""
+        self._shop_now().board.rate_bytes_per_s = bytes_per_s
+
+    def promote(self, paths: Sequence[bytes]) -> int:
+        """Bring files forward; how many were still missing."""
+        shop = self._shop_now()
+        rows = [row for path in paths for row in shop.catalog.rows_below(path)]
+        missing = [row for row in rows if shop.board.state[row] == State.LAID]
+        if self._background is not None:
+            self._background.promote(missing)
+        return len(missing)
+
+    def _shop_now(self) -> Workshop:
+        if self._shop is None:
+            raise ActiveRestoreError("the restore is still being planned", "try again in a moment")
+        return self._shop
+
+    def status(self) -> Status:
+        """The state at this moment."""
+        options = self._job.options
+        name = self._interceptor.name if self._interceptor else ""
+        seconds = time.monotonic() - self._started
+        shop, demand = self._shop, self._demand
+        if shop is None or demand is None:
+            return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
+        tally = shop.tally
+        lanes = tally.lanes()
+        rate = tally.rate(shop.board.moved() + lanes["demand"].bytes)
+        left = tally.bytes_total - tally.bytes_done
+        return Status(
+            phase=self._phase,
+            target=options.target,
+            source=options.source,
+            snapshot=options.snapshot,
+            interceptor=name,
+            seconds=seconds,
+            files_total=tally.files_total,
+            bytes_total=tally.bytes_total,
+            files_done=tally.files_done,
+            bytes_done=tally.bytes_done,
+            refused=tally.refused + self._problems,
+            faults=tally.faults,
+            rate_bytes_per_s=rate,
+            eta_s=left / rate if rate > 0 and left else None,
+            paused=shop.board.paused,
+            limit_bytes_per_s=shop.board.rate_bytes_per_s,
+            source_unreachable_s=demand.unreachable_s,
+            lanes=lanes,
+            waiting=tuple(demand.waiting()),
+        )
+
+
+def _settle(settler: Settler, interceptor: Interceptor) -> None:
+    """A few files are made durable through descriptors of their own, and opening those must not be a fault."""
+    interceptor.exempt(threading.get_native_id())
+    settler.run()
+
+
+def _serve(interceptor: Interceptor, demand: Demand) -> None:
+    """One demand thread: tasks wait for it, so it goes first."""
+    with contextlib.suppress(OSError):
+        hurry()
+    interceptor.serve(demand.on_fault)
+
+
+def _is_open(shop: Workshop) -> bool:
+    """Whether any row is neither settled, gone nor refused."""
+    states = bytes(shop.board.state)
+    return shop.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)

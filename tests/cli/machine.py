@@ -1,0 +1,71 @@
+"""A command that runs while a test does, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import signal
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 60.0
+
+
+class Command:
+    """A running command whose JSON lines can be waited for."""
+
+    def __init__(self, argv: list[str], env: dict[str, str]) -> None:
+        self._child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.pid = self._child.pid
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._err: list[str] = []
+        self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_out(self) -> None:
+        assert self._child.stdout is not None
+        with self._child.stdout as out:
+            for line in out:
+                self._lines.put(line)
+        self._lines.put("")
+
+    def _read_err(self) -> None:
+        assert self._child.stderr is not None
+        with self._child.stderr as err:
+            self._err.append(err.read())
+
+    def until(self, kind: str) -> dict[str, Any]:
+        """The next event of this kind. Fails when the command ends or a minute goes by without it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            line = self._lines.get(timeout=max(deadline - time.monotonic(), 0.1))
+            if not line:
+                self.end()
+                raise AssertionError(f"ended without {kind}: {''.join(self._err)}")
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == kind:
+                return event
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process only."""
+        self._child.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; exit code and what it said on stderr."""
+        code = self._child.wait(DEADLINE_S)
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        return code, "".join(self._err)
+
+    def kill(self) -> None:
+        """End it, whatever state it is in."""
+        if self._child.poll() is None:
+            self._child.kill()
+        self.end()

@@ -1,0 +1,49 @@
+"""File systems of their own in loop-mounted images: nothing here ever guards the machine's own file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.kernel.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+KINDS = ("ext4", "xfs", "btrfs")
+_MKFS = {
+    "ext4": ("mkfs.ext4", "-q", "-F"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+
+
+class Disk(NamedTuple):
+    """A mounted file system."""
+
+    kind: str
+    mount: Path
+
+
+@contextlib.contextmanager
+def mounted(kind: str, place: Path, size_bytes: int = 1024 * MIB) -> Iterator[Disk]:
+    """Make a file system in the directory ``place`` and mount it there; unmounted at the end, whatever happened."""
+    place.mkdir(parents=True, exist_ok=True)
+    image, mount = place / f"{kind}.img", place / kind
+    with open(image, "wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run([*_MKFS[kind], image], check=True, stdout=subprocess.DEVNULL)
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    try:
+        yield Disk(kind, mount)
+    finally:
+        wait_until(lambda: _unmount(mount), f"{mount} can be unmounted")
+        image.unlink()
+
+
+def _unmount(mount: Path) -> bool:
+    return subprocess.run(["umount", mount], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,181 @@
+"""Everything around a restore under test: its directories, the command as processes of its own, and what may be left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from active_restore.control.client import ControlClient
+from active_restore.control.registry import Known, directory_name
+from active_restore.marker import MARKER
+from active_restore.placeholder import STAGING_PREFIX
+from tests.cli.machine import ROOT, Command
+from tests.kernel.waiting import DEADLINE_S, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+_DECOYS = 4
+_DECOY_BYTES = 16 * MIB
+
+
+def add_decoys(tree: Path) -> None:
+    """What the background does first: each fills a batch alone and exhausts a limit of 1 byte a second for ever.
+
+    A restore that begins with ``--limit 1`` fills nothing else by itself. Call it before other files are made: a directory
+    is restored in the order of inode numbers.
+    """
+    for number in range(_DECOYS):
+        with open(tree / f"decoy{number}", "wb") as file:
+            file.write(b"d" * 65536)
+            file.truncate(_DECOY_BYTES)
+
+
+class Rig:
+    """State and run directories of one test. Everything that was started is found by them and ended."""
+
+    def __init__(self, place: Path, tree: Path) -> None:
+        self.place = place
+        self.tree = tree
+        """Where the source of this test may be made."""
+        self._commands: list[Command] = []
+        self.env = {
+            **os.environ,
+            "ACTIVE_RESTORE_STATE": str(place / "state"),
+            "ACTIVE_RESTORE_RUN": str(place / "run"),
+            "PYTHONPATH": str(ROOT / "agent"),
+        }
+
+    @property
+    def source(self) -> str:
+        """The tree, as the command line takes it."""
+        return f"dir:{self.tree}"
+
+    @staticmethod
+    def argv(*arguments: str | Path) -> list[str]:
+        """The command line of the command."""
+        return [sys.executable, "-c", "from active_restore.cli.main import run; run()", *map(str, arguments)]
+
+    def start(self, *arguments: str | Path) -> Command:
+        """A command that goes on while the test does; it prints JSON."""
+        command = Command([*self.argv(*arguments), "--json"], self.env)
+        self._commands.append(command)
+        return command
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """A command from its beginning to its end."""
+        argv = self.argv(*arguments)
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=2 * DEADLINE_S)
+
+    def restore(self, target: Path, *arguments: str | Path) -> Command:
+        """Begin a restore of the tree and wait until it is ready."""
+        command = self.start("restore", self.source, target, *arguments)
+        command.until("ready")
+        return command
+
+    def hold(self, target: Path, *arguments: str | Path) -> Command:
+        """A restore whose background does nothing (see ``add_decoys``): every other file is a placeholder."""
+        return self.restore(target, "--limit", "1", *arguments)
+
+    def resume(self, target: Path) -> Command:
+        """Resume, and wait until faults are served."""
+        command = self.start("resume", target)
+        command.until("ready")
+        return command
+
+    @contextlib.contextmanager
+    def control(self, target: Path) -> Iterator[ControlClient]:
+        """Talk to the running restore of this target."""
+        with mock.patch.dict(os.environ, self.env):
+            with ControlClient(Known(directory_name(str(target)), "", "", str(target), "", "")) as client:
+                yield client
+
+    def hurry(self, target: Path) -> None:
+        """Let the background go on without limit."""
+        with self.control(target) as client:
+            client.limit(0)
+            client.proceed()
+
+    def finish(self, command: Command, target: Path, expected: int = 0) -> None:
+        """Let it run to its end."""
+        self.hurry(target)
+        code, errors = command.end()
+        assert code == expected, errors
+
+    def verify(self, target: Path, *arguments: str) -> None:
+        """Nothing differs from the source and nothing of ours is left."""
+        done = self.run("verify", self.source, target, "--extra", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.assert_clean(target)
+
+    def assert_clean(self, target: Path) -> None:
+        """No marker, staging directory or state; no process."""
+        assert traces(target) == []
+        for root in ("state", "run"):
+            assert not list((self.place / root).glob("*")), root
+        wait_until(lambda: not self.processes(), "every process has ended")
+
+    def processes(self, name: str = "") -> list[int]:
+        """Living processes of this rig: agents, workers, keepers; ``name`` is part of their command line or thread name."""
+        mark = f"ACTIVE_RESTORE_RUN={self.place}/run".encode()
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs(pid, mark, name)]
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to all of a kind (``ar-keeper``, ``ar-standby``, ``restore.worker``); returns when they are gone."""
+        victims = self.processes(name)
+        assert victims, f"no {name} is there"
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not set(victims) & set(self.processes(name)), f"{name} is gone")
+
+    def end(self) -> list[str]:
+        """End whatever is left; what that was."""
+        for command in self._commands:
+            command.kill()
+        left = [_command_line(pid) for pid in self.processes()]
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.processes(), "what was killed is gone")
+        return left
+
+
+def traces(target: Path) -> list[str]:
+    """Markers and staging directories at and below ``target``. Nothing is opened but directories."""
+    found = []
+    places = [os.fsencode(target)]
+    for folder, folders, files in os.walk(os.fsencode(target)):
+        places.extend(os.path.join(folder, name) for name in folders + files)
+    for place in places:
+        if os.path.basename(place).startswith(STAGING_PREFIX.encode()) or marked(place):
+            found.append(os.fsdecode(place))
+    return found
+
+
+def marked(path: Path | bytes) -> bool:
+    """Whether our marker is on it."""
+    with contextlib.suppress(OSError):
+        return MARKER in os.listxattr(path, follow_symlinks=False)
+    return False
+
+
+def _belongs(pid: int, mark: bytes, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        place = Path(f"/proc/{pid}")
+        if mark not in (place / "environ").read_bytes():
+            return False
+        return name in _command_line(pid) or name in (place / "comm").read_text()
+    return False
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
