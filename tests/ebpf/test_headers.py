@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from active_restore.ebpf.btf import Btf, BtfError
+from active_restore.ebpf.btf import Btf, BtfError, read_kernel
 from active_restore.ebpf.headers import ARCHITECTURES, make_headers, write_headers
 from active_restore.errors import CapabilityMissing
 from tests.ebpf.btf_writer import BtfWriter
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 
 def test_written_once(tmp_path: Path) -> None:
-    btf = Btf.load()
-    tree = write_headers(btf, platform.machine(), tmp_path)
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     written = (tree / "include/kernel.h").stat().st_mtime_ns
-    assert write_headers(btf, platform.machine(), tmp_path) == tree
+    assert write_headers(read_kernel(), platform.machine(), tmp_path) == tree
     assert (tree / "include/kernel.h").stat().st_mtime_ns == written
     assert [entry.name for entry in tmp_path.iterdir()] == [tree.name]
     assert tree.is_absolute()
 
 
 def test_offsets_are_the_kernels() -> None:
-    btf = Btf.load()
+    btf = Btf(read_kernel())
     text = make_headers(btf, ARCHITECTURES[platform.machine()])["include/kernel.h"]
     offset = btf.member("inode", "i_ino").offset
     body = text[text.index("struct inode {") :]
@@ -50,4 +49,4 @@ def test_missing_member_is_one_clear_line() -> None:
 
 def test_unknown_processor(tmp_path: Path) -> None:
     with pytest.raises(CapabilityMissing, match="processor s390x"):
-        write_headers(Btf.load(), "s390x", tmp_path)
+        write_headers(read_kernel(), "s390x", tmp_path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.ebpf import abi, maps, program
-from active_restore.ebpf.btf import Btf
+from active_restore.ebpf.btf import read_kernel
 from active_restore.ebpf.headers import write_headers
 from active_restore.ebpf.image import read_btf
 from active_restore.errors import CapabilityMissing
@@ -30,7 +30,7 @@ GATE = {"TARGET_DEV": 1, "GATE_WORDS": 64, "EXTENT_WORDS": 64, "RING_PAGES": 1}
 
 @pytest.mark.parametrize("ranges", [0, 1], ids=["whole files", "ranges"])
 def test_gate_compiles_here(tmp_path: Path, ranges: int) -> None:
-    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": ranges})
 
 
@@ -38,12 +38,12 @@ def test_gate_compiles_here(tmp_path: Path, ranges: int) -> None:
 @pytest.mark.parametrize("name", ["gate", "block"])
 def test_compiles_for_other_kernels(tmp_path: Path, release: str, name: str) -> None:
     machine = "aarch64" if release.endswith("arm64") else "x86_64"
-    tree = write_headers(Btf(read_btf(kernels()[release].image)), machine, tmp_path)
+    tree = write_headers(read_btf(kernels()[release].image), machine, tmp_path)
     program.compile_only(name, tree, machine, {**GATE, "RANGES": 1})
 
 
 def test_compiler_errors_are_told(tmp_path: Path) -> None:
-    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     kernel_h = tree / "include/kernel.h"
     kernel_h.write_text(kernel_h.read_text().replace("i_generation", "renamed"))
     before = Path.cwd()
@@ -54,7 +54,7 @@ def test_compiler_errors_are_told(tmp_path: Path) -> None:
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     program.compile_only("block", tree, platform.machine(), {})
     assert capfd.readouterr() == ("", "")
 
@@ -83,7 +83,7 @@ def block_pins(tmp_path: Path) -> Iterator[Path]:
     """The block programs, loaded and pinned."""
     pins = bpffs.mount() / "active_restore_test" / str(os.getpid())
     try:
-        program.load("block", write_headers(Btf.load(), platform.machine(), tmp_path), pins, {})
+        program.load("block", write_headers(read_kernel(), platform.machine(), tmp_path), pins, {})
         yield pins
     finally:
         program.unpin(pins)
@@ -162,7 +162,7 @@ def test_missing_pin() -> None:
 
 def test_loading_says_why_not(tmp_path: Path) -> None:
     """A member of the gate's that this kernel's verifier refuses: reading beyond a struct of its own."""
-    tree = write_headers(Btf.load(), platform.machine(), tmp_path)
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     with pytest.raises(CapabilityMissing) as caught:
         program.load("nothing", tree, bpffs.mount() / "active_restore_test_nothing", {})
     assert "nothing.bpf.c" in str(caught.value)

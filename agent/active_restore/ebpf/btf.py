@@ -48,7 +48,7 @@ class Kind(enum.IntEnum):
 
 
 # Bytes behind the 12-byte head: a fixed part and one per element (vlen).
-_FIXED = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
+_FIXED = {Kind.INT: 4, Kind.FWD: 0, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
 _EACH = {Kind.STRUCT: 12, Kind.UNION: 12, Kind.ENUM: 8, Kind.FUNC_PROTO: 8, Kind.DATASEC: 12, Kind.ENUM64: 12}
 _ALIASES = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 _COMPOSITES = (Kind.STRUCT, Kind.UNION)
@@ -59,6 +59,17 @@ class BtfError(CapabilityMissing):
     """The kernel has no BTF, or lacks a type or member that our programs need. The message names it."""
 
     code = "btf"
+
+
+def read_kernel(path: Path = VMLINUX) -> bytes:
+    """The BTF of the running kernel. Raises ``BtfError`` where there is none (CONFIG_DEBUG_INFO_BTF)."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BtfError(
+            f"The kernel has no BTF ({path}: {error.strerror}).",
+            "It needs CONFIG_DEBUG_INFO_BTF=y; the fanotify interceptor works without.",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +120,6 @@ class Btf:
         self._text = data[head + text_at : head + text_at + text_len]
         self._offsets = self._index()
 
-    @classmethod
-    def load(cls, path: Path = VMLINUX) -> Btf:
-        """The BTF of the running kernel. Raises ``BtfError`` where there is none (CONFIG_DEBUG_INFO_BTF)."""
-        try:
-            return cls(path.read_bytes())
-        except OSError as error:
-            raise BtfError(
-                f"The kernel has no BTF ({path}: {error.strerror}).",
-                "It needs CONFIG_DEBUG_INFO_BTF=y; the fanotify interceptor works without.",
-            ) from error
-
-    def __len__(self) -> int:
-        """How many types there are, void included."""
-        return len(self._offsets)
-
     def struct(self, name: str) -> Type:
         """The struct ``name``. Raises ``BtfError``."""
         return self._resolve(self._named(Kind.STRUCT, name))
@@ -144,14 +140,6 @@ class Btf:
             bit_offset += begin
             current = self._resolve(type_id)
         return Member(path.rpartition(".")[2], current, bit_offset // 8, bit_offset, bits)
-
-    def has_member(self, struct_name: str, path: str) -> bool:
-        """Whether the kernel has this member."""
-        try:
-            self.member(struct_name, path)
-        except BtfError:
-            return False
-        return True
 
     def has_function(self, name: str) -> bool:
         """Whether the kernel has this function (``bpf_lsm_file_truncate`` for the hook ``file_truncate``)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import headers, maps, program
-from active_restore.ebpf.btf import Btf, BtfError
+from active_restore.ebpf.btf import Btf, BtfError, read_kernel
 from active_restore.errors import CapabilityMissing
 from active_restore.linux import new_mount
 
@@ -79,8 +79,9 @@ def _check_lsm() -> None:
 
 
 def _check_btf() -> None:
+    btf = Btf(read_kernel())
     for hook in (_HOOK, "bpf_lsm_path_truncate"):
-        if not Btf.load().has_function(hook):
+        if not btf.has_function(hook):
             raise BtfError(f"The kernel has no hook {hook}.", "It needs CONFIG_BPF_LSM and CONFIG_SECURITY_PATH.")
 
 
@@ -106,7 +107,7 @@ def _check_load() -> None:
 
 def _hook_id() -> int:
     try:
-        return Btf.load().function_id(_HOOK)
+        return Btf(read_kernel()).function_id(_HOOK)
     except BtfError:
         return 0
 

@@ -1,7 +1,7 @@
 """The kernel headers that our programs need, made from BTF: no kernel source on the machine, no minutes of compiling.
 
 The tree holds only the structs and members that ``bpf/*.c`` names, at this kernel's offsets (``kernel.h``), and the
-files that bcc itself includes. It is cached by a hash of the BTF and of this module's output.
+files that bcc itself includes. It is cached by a hash of the BTF and of what is asked of it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ enum { false, true };
 _INCLUDE_TYPES = "#include <linux/types.h>\n"
 
 
-def write_headers(btf: Btf, machine: str, cache_dir: Path) -> Path:
+def write_headers(btf: bytes, machine: str, cache_dir: Path) -> Path:
     """The header tree for this BTF and processor (``platform.machine()``), made once; returns its absolute path.
 
     Raises ``BtfError`` naming the struct and member that the kernel lacks, ``CapabilityMissing`` for a processor
@@ -98,11 +98,11 @@ def write_headers(btf: Btf, machine: str, cache_dir: Path) -> Path:
         raise CapabilityMissing(
             f"There is no register layout for the processor {machine}.", "The fanotify interceptor works without."
         )
-    files = make_headers(btf, architecture)
-    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
-    tree = cache_dir.resolve() / f"headers-{digest}"
+    recipe = repr((architecture, _SHAPES, _OPTIONAL_HOOKS, _TYPES_H)).encode()
+    tree = cache_dir.resolve() / f"headers-{hashlib.sha256(recipe + btf).hexdigest()[:24]}"
     if tree.is_dir():
         return tree
+    files = make_headers(Btf(btf), architecture)
     cache_dir.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=cache_dir))
     for name, text in files.items():

@@ -20,7 +20,7 @@ _LOOKUP, _UPDATE, _DELETE = 1, 2, 3
 _OBJ_PIN, _OBJ_GET, _INFO = 6, 7, 15
 _TAKE, _LOOKUP_BATCH, _UPDATE_BATCH = 21, 24, 26
 _INFO_BYTES = 128
-ANY, NO_EXIST, EXIST = 0, 1, 2
+ANY, NO_EXIST = 0, 1
 
 
 def bpf(command: int, attributes: bytes, what: str) -> int:

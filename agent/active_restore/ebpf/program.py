@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from active_restore.ebpf import abi, headers, maps
+from active_restore.ebpf.btf import read_kernel
 from active_restore.errors import CapabilityMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
-
-    from active_restore.ebpf.btf import Btf
 
 _TIMEOUT_S = 120
 _LOG_LINES = 12
@@ -71,9 +70,9 @@ def compile_only(name: str, tree: Path, machine: str, defines: Mapping[str, int]
     _run(_build(name, tree, defines, Step.COMPILE, None), machine)
 
 
-def header_tree(btf: Btf, cache_dir: Path) -> Path:
-    """``headers.write_headers`` for this processor."""
-    return headers.write_headers(btf, platform.machine(), cache_dir)
+def header_tree(cache_dir: Path) -> Path:
+    """``headers.write_headers`` for this machine. Raises ``BtfError`` where its kernel has no BTF."""
+    return headers.write_headers(read_kernel(), platform.machine(), cache_dir)
 
 
 def import_bcc() -> ModuleType:
@@ -119,31 +118,36 @@ def _run(build: Build, machine: str) -> None:
         check=False,
     )
     if done.returncode == 0:
+        missing = json.loads(done.stdout.splitlines()[-1])["missing"]
+        if missing:
+            raise CapabilityMissing(*missing)
         return
     log = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if done.returncode == CapabilityMissing.exit_code and log:
-        message, _, hint = log[-1].partition("\t")
-        raise CapabilityMissing(message, hint)
     raise ProgramError(
         f"{Path(build.source).name} cannot be {'compiled' if build.step is Step.COMPILE else 'loaded'} on this kernel.",
         "\n".join([*log[-_LOG_LINES:], f"(exit code {done.returncode})"]),
     )
 
 
-def _child() -> int:
+def _child() -> None:
+    """The child's last line is its answer; what fails otherwise ends it with a traceback behind bcc's own messages."""
     build = json.load(sys.stdin)
+    missing: tuple[str, str] | None = None
     try:
-        bcc = import_bcc()
+        _build_all(build, import_bcc())
     except CapabilityMissing as error:
-        print(f"{error}\t{error.hint}", file=sys.stderr)
-        return error.exit_code
+        missing = (str(error), error.hint)
+    print(f"\n{json.dumps({'missing': missing})}", flush=True)
+
+
+def _build_all(build: dict[str, Any], bcc: ModuleType) -> None:
     flags = [f"-I{build['include']}", f"-I{build['headers']}/include", "-Wall", "-Werror", "-Wno-unused-function"]
     flags += [f"-D{name}={value}" for name, value in build["defines"].items()]
     text = Path(build["source"]).read_bytes()
-    if build["step"] == Step.COMPILE:
-        return 0 if _compile(bcc, text, flags) else 1
-    _pin(bcc.BPF(text=text, cflags=flags), bcc, Path(build["pins"]))
-    return 0
+    if build["step"] == Step.PIN:
+        _pin(bcc.BPF(text=text, cflags=flags), bcc, Path(build["pins"]))
+    elif not _compile(bcc, text, flags):
+        raise RuntimeError("bcc refused the program")
 
 
 def _compile(bcc: ModuleType, text: bytes, flags: list[str]) -> bool:
@@ -176,4 +180,4 @@ def _table_names(module: Any, bcc: ModuleType) -> list[bytes]:
 
 
 if __name__ == "__main__":
-    sys.exit(_child())
+    _child()

@@ -6,17 +6,16 @@ tasks go on waiting. The map of waiters is the truth; events only make it fast.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
+import shutil
 import threading
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import abi, capability, program
-from active_restore.ebpf.btf import Btf
 from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
 from active_restore.intercept import pins
@@ -49,6 +48,7 @@ class BpfInterceptor:
 
     name = "bpf"
     serve_threads = 4
+    needs_inode_numbers = True
 
     def __init__(self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES) -> None:
         self._words = _SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST
@@ -84,7 +84,7 @@ class BpfInterceptor:
             "RING_PAGES": self._ring_pages,
             "RANGES": 0,
         }
-        program.load("gate", program.header_tree(Btf.load(), Path(territory.run_dir)), path, defines)
+        program.load("gate", program.header_tree(_headers(territory)), path, defines)
 
     def adopt(self, territory: Territory) -> bool:
         """Open the pins; everybody in the map of waiters is reported again."""
@@ -273,8 +273,8 @@ class BpfInterceptor:
         self._pins.remove()
         self._let_all_go()
         self._close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._rows_path())
+        Path(self._rows_path()).unlink(missing_ok=True)
+        shutil.rmtree(_headers(self._territory), ignore_errors=True)
 
     def _quiet(self) -> None:
         """End the threads that serve."""
@@ -293,3 +293,7 @@ class BpfInterceptor:
         self._pins.close()
         self._numbers.close()
         self._claim.release()
+
+
+def _headers(territory: Territory) -> Path:
+    return Path(territory.run_dir) / "headers"
