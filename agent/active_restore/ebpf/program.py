@@ -118,14 +118,15 @@ def _run(build: Build, machine: str) -> None:
         check=False,
     )
     if done.returncode == 0:
-        missing = json.loads(done.stdout.splitlines()[-1])["missing"]
-        if missing:
-            raise CapabilityMissing(*missing)
-        return
-    log = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        answer = json.loads(done.stdout.splitlines()[-1])
+        if answer["missing"]:
+            raise CapabilityMissing(*answer["missing"])
+        if answer["done"]:
+            return
+    log = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line.startswith('{"missing"')]
     raise ProgramError(
         f"{Path(build.source).name} cannot be {'compiled' if build.step is Step.COMPILE else 'loaded'} on this kernel.",
-        "\n".join([*log[-_LOG_LINES:], f"(exit code {done.returncode})"]),
+        "\n".join(log[-_LOG_LINES:]),
     )
 
 
@@ -133,21 +134,22 @@ def _child() -> None:
     """The child's last line is its answer; what fails otherwise ends it with a traceback behind bcc's own messages."""
     build = json.load(sys.stdin)
     missing: tuple[str, str] | None = None
+    done = False
     try:
-        _build_all(build, import_bcc())
+        done = _build_all(build, import_bcc())
     except CapabilityMissing as error:
         missing = (str(error), error.hint)
-    print(f"\n{json.dumps({'missing': missing})}", flush=True)
+    print(f"\n{json.dumps({'missing': missing, 'done': done})}", flush=True)
 
 
-def _build_all(build: dict[str, Any], bcc: ModuleType) -> None:
+def _build_all(build: dict[str, Any], bcc: ModuleType) -> bool:
     flags = [f"-I{build['include']}", f"-I{build['headers']}/include", "-Wall", "-Werror", "-Wno-unused-function"]
     flags += [f"-D{name}={value}" for name, value in build["defines"].items()]
     text = Path(build["source"]).read_bytes()
     if build["step"] == Step.PIN:
         _pin(bcc.BPF(text=text, cflags=flags), bcc, Path(build["pins"]))
-    elif not _compile(bcc, text, flags):
-        raise RuntimeError("bcc refused the program")
+        return True
+    return _compile(bcc, text, flags)
 
 
 def _compile(bcc: ModuleType, text: bytes, flags: list[str]) -> bool:

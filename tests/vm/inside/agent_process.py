@@ -16,8 +16,6 @@ from active_restore.marker import MARKER
 from active_restore.model import Gate
 from tests.vm.inside.territory import Guarded, until
 
-# Its restore is never one that the tests' own process makes.
-SERIAL = 0xFF
 _STAGES = ("fault", "written", "unmarked", "released")
 
 
@@ -59,7 +57,6 @@ class DyingAgent(Guarded):
 def main() -> None:
     """Serve until told to end by the end of standard input."""
     root, run_dir, placeholders, start, stage, after = sys.argv[1:]
-    Guarded.serial = SERIAL - 1
     agent = DyingAgent(Path(root), Path(run_dir))
     agent.stage, agent.after = stage, int(after)
     rows = range(1, int(placeholders) + 1)
@@ -70,8 +67,8 @@ def main() -> None:
             agent.lay(f"{row}", content(row))
     else:
         assert agent.interceptor.adopt(agent.territory)
-    agent.serve()
     print("ready", flush=True)
+    agent.serve()
     sys.stdin.read()
     until(lambda: not agent.waiting(), "the end of all waits")
     agent.interceptor.disarm()

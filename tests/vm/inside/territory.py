@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from active_restore.intercept.waits import Wait
     from active_restore.model import Fault
 
-RESTORE_ID = "00112233445566%02x"
 DEADLINE_S = 60.0
 
 
@@ -41,6 +41,11 @@ def state_of(pid: int, tid: int | None = None) -> str:
             return stat.read().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def restore_id_of(root: Path) -> str:
+    """The restore of a directory."""
+    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 # Whoever is held must not be our own child: wait(2) for a child that we trace, too, returns its ptrace stops.
@@ -91,12 +96,9 @@ def python(code: str, *arguments: str | Path) -> Child:
 class Guarded:
     """``root`` under guard. Faults are kept in ``faults``; rows in ``at_once`` are filled as they come."""
 
-    serial = 0
-
     def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | None = None) -> None:
-        Guarded.serial += 1
         self.root, self.run_dir = root, run_dir
-        restore_id = RESTORE_ID % Guarded.serial
+        restore_id = restore_id_of(root)
         self.prefix = marker_prefix(restore_id)
         self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir))
         self.interceptor = interceptor or BpfInterceptor(placeholders=1000)

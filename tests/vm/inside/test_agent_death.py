@@ -9,12 +9,16 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from active_restore.ebpf import program
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.intercept.pins import Pins, directory
-from tests.vm.inside.agent_process import SERIAL, content
-from tests.vm.inside.territory import RESTORE_ID, Child, Guarded, python, state_of, until
+from tests.vm.inside.agent_process import content
+from tests.vm.inside.territory import Child, Guarded, python, restore_id_of, state_of, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "6"))
@@ -30,62 +34,81 @@ _READER = """
 """
 
 
-def _agent(root: Path, run_dir: Path, files: int, start: str, stage: str, after: int) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "tests.vm.inside.agent_process", root, run_dir, files, start, stage, after]
-    agent = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "ready\n"
-    return agent
+class Agents:
+    """Agents of one directory, one after the other; whatever a failed test leaves is ended."""
+
+    def __init__(self, root: Path, run_dir: Path) -> None:
+        self.root, self._run_dir = root, run_dir
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, start: str, files: int, stage: str = "never", after: int = 0) -> subprocess.Popen[str]:
+        """A new agent that is about to serve."""
+        words = [sys.executable, "-m", "tests.vm.inside.agent_process", self.root, self._run_dir, files, start, stage, after]
+        agent = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._started.append(agent)
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "ready\n"
+        return agent
+
+    def finish(self) -> None:
+        """Let the last one end by itself."""
+        self._started[-1].communicate("")
+        assert self._started[-1].returncode == 0
+
+    def end(self) -> None:
+        """Kill those that live, remove what they pinned."""
+        for agent in self._started:
+            agent.kill()
+            agent.communicate()
+        program.unpin(directory(restore_id_of(self.root)))
 
 
-def test_killed_again_and_again(disk: Path, tmp_path: Path) -> None:
-    root, files = disk / "killed", _READERS * (_ROUNDS // 2 + 1)
+@pytest.fixture
+def agents(disk: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agents]:
+    """Agents for a directory of this test."""
+    root = disk / request.node.name
     root.mkdir()
-    agent = _agent(root, tmp_path, files, "arm", "fault", 3)
+    made = Agents(root, tmp_path)
+    yield made
+    made.end()
+
+
+def test_killed_again_and_again(agents: Agents) -> None:
+    root, files = agents.root, _READERS * (_ROUNDS // 2 + 1)
+    agent = agents.start("arm", files, "fault", 3)
     readers = [Child("perl", "-e", _READER, str(first), str(files), root) for first in range(1, _READERS + 1)]
     for index in range(_ROUNDS):
         assert agent.wait(60) == -signal.SIGKILL
-        agent.communicate()
-        agent = _agent(root, tmp_path, files, "adopt", _STAGES[index % len(_STAGES)], index % 5)
+        agent = agents.start("adopt", files, _STAGES[index % len(_STAGES)], index % 5)
     assert agent.wait(60) == -signal.SIGKILL
-    agent.communicate()
-    last = _agent(root, tmp_path, files, "adopt", "never", 0)
+    agents.start("adopt", files)
     assert [reader.finish() for reader in readers] == ["done\n"] * _READERS
-    last.communicate("")
-    assert last.returncode == 0
-    assert not directory(RESTORE_ID % SERIAL).exists()
+    agents.finish()
+    assert not directory(restore_id_of(root)).exists()
 
 
-def test_held_while_nobody_is_there(disk: Path, tmp_path: Path) -> None:
+def test_held_while_nobody_is_there(agents: Agents) -> None:
     """Readers that come when the agent is dead are stopped and found by the next one."""
-    root = disk / "alone"
-    root.mkdir()
-    agent = _agent(root, tmp_path, 4, "arm", "never", 0)
-    agent.kill()
-    agent.communicate()
-    reader = Child("cat", root / "1")
+    agents.start("arm", 4).kill()
+    reader = Child("cat", agents.root / "1")
     until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
-    late = Child("cat", root / "2")
+    late = Child("cat", agents.root / "2")
     until(lambda: state_of(late.pid) == "T", "the stop of a reader who came later")
-    last = _agent(root, tmp_path, 4, "adopt", "never", 0)
+    agents.start("adopt", 4)
     assert reader.finish() == content(1).decode()
     assert late.finish() == content(2).decode()
-    last.communicate("")
-    assert last.returncode == 0
+    agents.finish()
 
 
-def test_stuck_agent_recovers(disk: Path, tmp_path: Path) -> None:
+def test_stuck_agent_recovers(agents: Agents) -> None:
     """An agent that is stopped itself for a while counts as dead; afterwards it lets go whom it stopped."""
-    root = disk / "stuck"
-    root.mkdir()
-    agent = _agent(root, tmp_path, 4, "arm", "never", 0)
+    agent = agents.start("arm", 4)
     agent.send_signal(signal.SIGSTOP)
-    reader = Child("cat", root / "1")
+    reader = Child("cat", agents.root / "1")
     until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
     agent.send_signal(signal.SIGCONT)
     assert reader.finish() == content(1).decode()
-    agent.communicate("")
-    assert agent.returncode == 0
+    agents.finish()
 
 
 def test_leave_and_adopt(disk: Path, tmp_path: Path) -> None:
