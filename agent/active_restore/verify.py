@@ -323,7 +323,8 @@ def _contains(ascending: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDAr
     if not len(ascending):
         return np.zeros(len(wanted), np.bool_)
     places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return ascending[places] == wanted
+    found: NDArray[np.bool_] = ascending[places] == wanted
+    return found
 
 
 def _has_marker(path: bytes | str, *, follow_symlinks: bool = False) -> bool:
