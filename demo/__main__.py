@@ -15,7 +15,6 @@ from typing import Any
 from bench.disk import filesystem_type, forget_page_cache, free_bytes, fresh_disk, quiet
 from bench.orphans import end_orphans, take_charge
 from bench.restoring import command, restoring
-
 from demo.fingerprint import Fingerprint, differing, fingerprint
 from demo.show import Show, megabytes
 from demo.tree import ORDERS, make_tree

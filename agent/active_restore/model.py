@@ -26,7 +26,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     ``path`` is relative to the restored root, without leading slash; ``b""`` is the root itself. ``mode`` holds the
     permission bits with setuid, setgid and sticky (0o7777). ``rdev`` is a ``dev_t`` as ``os.makedev`` makes it.
     ``link_key`` is equal for the names of one inode with several links, else ``None``. ``content`` is opaque to
-    everything but the source that made it.
+    everything but the source that made it. ``holes`` is how many bytes of ``size`` are known to be zero and take no room.
     """
 
     path: bytes
@@ -42,6 +42,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     link_key: tuple[int, int] | None = None
     content: bytes = b""
+    holes: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -28,6 +28,8 @@ from active_restore.placeholder import STAGING_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from numpy.typing import NDArray
+
     from active_restore.source.base import Reader
 
 _TYPES = {
@@ -236,7 +238,7 @@ class Verifier:
         for directory, entries in _directories(self._target):
             here = os.path.relpath(directory, self._target)
             paths = [entry.name if here == b"." else here + b"/" + entry.name for entry in entries]
-            known = np.isin(np.array([_digest(path) for path in paths], np.uint64), names, assume_unique=False)
+            known = _contains(names, np.array([_digest(path) for path in paths], np.uint64))
             for entry, path, expected in zip(entries, paths, known, strict=True):
                 if here == b"." and entry.name.startswith(os.fsencode(STAGING_PREFIX)) and entry.is_dir(follow_symlinks=False):
                     self._tell(path, "leftover", found="a staging directory")
@@ -314,6 +316,15 @@ def _directories(root: bytes) -> Iterator[tuple[bytes, list[os.DirEntry[bytes]]]
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device:
                     pending.append(entry.path)
+
+
+def _contains(ascending: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of ``wanted`` are there; by bisection, since directories are many and small."""
+    if not len(ascending):
+        return np.zeros(len(wanted), np.bool_)
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    found: NDArray[np.bool_] = ascending[places] == wanted
+    return found
 
 
 def _has_marker(path: bytes | str, *, follow_symlinks: bool = False) -> bool:

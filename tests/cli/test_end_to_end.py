@@ -8,6 +8,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+import pexpect
 import pytest
 
 from tests.kernel.rig import MIB
@@ -186,3 +187,29 @@ def test_nobody_reads_the_output(full: Rig, ext4_target: Path) -> None:
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, b"")
     full.verify(ext4_target)
+
+
+def test_on_a_terminal(held: Rig, ext4_target: Path) -> None:
+    """The live display, Ctrl-C as the terminal sends it, and a status that is watched."""
+    environment = {**held.env, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    restore, *arguments = held.argv("restore", held.source, ext4_target, "--limit", "1")
+    with pexpect.spawn(restore, arguments, env=environment, timeout=60, dimensions=(40, 160), encoding="utf-8") as agent:
+        agent.expect("ready: ")
+        agent.expect("restoring")
+        agent.expect("tasks held by fanotify")
+        watch, *arguments = held.argv("status", "--watch")
+        with pexpect.spawn(watch, arguments, env=environment, timeout=60, dimensions=(40, 160), encoding="utf-8") as watcher:
+            watcher.expect("of 64 files")
+            agent.sendintr()
+            agent.expect("active-restore: error: interrupted")
+            agent.expect(f"hint: go on with: active-restore resume {ext4_target}")
+            agent.expect(pexpect.EOF)
+            agent.wait()
+            assert agent.exitstatus == 130
+            watcher.expect("no agent is running; tasks that need missing files wait")
+            held.finish(held.resume(ext4_target), ext4_target)
+            watcher.expect("no restore is under way any more")
+            watcher.expect(pexpect.EOF)
+            watcher.wait()
+            assert watcher.exitstatus == 0
+    held.verify(ext4_target)

@@ -68,9 +68,9 @@ class Laying:
                 reader = stack.enter_context(contextlib.closing(self._source.reader()))
                 keeps = ExistingTree(self._root, options.existing, reader).keeps
             nodes = self._until_stopped(plan.selected(self._source, snapshot, options))
-            entries, files, size = plan.plan(self._catalog, nodes, keeps)
-        target.check_space(options.target, entries, size)
-        self._telling.reporter.event(Planned(files, size, entries, snapshot.id))
+            counts = plan.plan(self._catalog, nodes, keeps)
+        target.check_space(options.target, counts.entries, counts.room_bytes)
+        self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
         for problem in self._catalog.problems():
             self._telling.problem(problem)
 

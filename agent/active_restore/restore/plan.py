@@ -5,6 +5,7 @@ The same snapshot and the same options always give the same rows: that is what l
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from typing import TYPE_CHECKING
 
@@ -28,29 +29,40 @@ def selected(source: Source, snapshot: SnapshotInfo, options: RestoreOptions) ->
     return selection.filter(source.walk(snapshot, subfolder))
 
 
-def plan(catalog: Catalog, nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool]) -> tuple[int, int, int]:
-    """Fill the catalog; what it ``keeps`` is only remembered. Returns entries, files and bytes to restore."""
-    counts = [0, 0, 0]
+@dataclasses.dataclass(slots=True)
+class Counts:
+    """What a plan comes to: all entries, files with content to restore, their bytes, and the room that these take."""
+
+    entries: int = 0
+    files: int = 0
+    bytes: int = 0
+    room_bytes: int = 0
+
+
+def plan(catalog: Catalog, nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool]) -> Counts:
+    """Fill the catalog; what it ``keeps`` is only remembered."""
+    counts = Counts()
     catalog.plan(_counted(nodes, keeps, counts))
-    return counts[0], counts[1], counts[2]
+    return counts
 
 
 def _counted(
-    nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool], counts: list[int]
+    nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool], counts: Counts
 ) -> Iterator[tuple[Node, bool] | Problem]:
     linked: set[tuple[int, int]] = set()
     for node in nodes:
         if isinstance(node, Problem):
             yield node
             continue
-        if counts[0] >= _MAX_ROWS:
+        if counts.entries >= _MAX_ROWS:
             yield Problem(node.path, errno.EFBIG, "the snapshot has more entries than can be counted")
             return
         kept = keeps(node)
-        counts[0] += 1
+        counts.entries += 1
         if node.kind is Kind.FILE and node.size and not kept and node.link_key not in linked:
-            counts[1] += 1
-            counts[2] += node.size
+            counts.files += 1
+            counts.bytes += node.size
+            counts.room_bytes += node.size - node.holes
             if node.link_key is not None:
                 linked.add(node.link_key)
         yield node, kept

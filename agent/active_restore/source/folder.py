@@ -106,6 +106,7 @@ def _entry(folder: int, name: bytes, path: bytes, status: os.stat_result) -> Ent
         rdev=status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
         xattrs=_xattrs(folder, name),
         link_key=(status.st_dev, status.st_ino) if status.st_nlink > 1 and kind is not Kind.DIR else None,
+        holes=max(0, status.st_size - status.st_blocks * 512) if kind is Kind.FILE else 0,
     )
     return Entry(node, status.st_ino)
 

@@ -115,7 +115,7 @@ def _lanes(status: Status) -> Group:
     if status.refused:
         told.append(f"{status.refused:,} refused")
     if status.interceptor:
-        told.append(f"held by {status.interceptor}")
+        told.append(f"tasks held by {status.interceptor}")
     return Group(table, Text(", ".join(told), style="dim"))
 
 

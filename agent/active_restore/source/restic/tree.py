@@ -6,6 +6,7 @@ Source: restic ``doc/design.rst`` ("Trees and Data"), ``internal/data/node.go``;
 from __future__ import annotations
 
 import errno
+import hashlib
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
@@ -85,6 +86,10 @@ _tree_decoder = msgspec.json.Decoder(_Tree)
 _loose_decoder = msgspec.json.Decoder(_LooseTree)
 _node_decoder = msgspec.json.Decoder(StoredNode)
 _ids_decoder = msgspec.json.Decoder(list[str] | None)
+# restic's chunker cuts runs of zeros into chunks of its smallest size (restic, internal/repository, ZeroChunk).
+_ZERO_CHUNK_BYTES = 512 << 10
+_ZERO_CHUNK = hashlib.sha256(bytes(_ZERO_CHUNK_BYTES)).digest()
+_SPARSE_IDS_BYTES = 2 * 32
 _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -164,6 +169,7 @@ def _node(stored: StoredNode, path: bytes) -> Node | Folder | Problem:
     if kind is None:
         return Problem(path, errno.EBADMSG, f"a node of type {stored.type[:20]!r} cannot be restored")
     mtime_ns = _time_ns(stored.mtime)
+    content = blob_ids(bytes(stored.content)) if kind is Kind.FILE else b""
     node = Node(
         path=path,
         kind=kind,
@@ -177,7 +183,8 @@ def _node(stored: StoredNode, path: bytes) -> Node | Folder | Problem:
         rdev=_u64(stored.device) if kind in (Kind.CHAR, Kind.BLOCK) else 0,
         xattrs=_xattrs(stored.extended_attributes) if stored.extended_attributes else (),
         link_key=_link_key(stored) if stored.links > 1 and kind is not Kind.DIR else None,
-        content=blob_ids(bytes(stored.content)) if kind is Kind.FILE else b"",
+        content=content,
+        holes=content.count(_ZERO_CHUNK) * _ZERO_CHUNK_BYTES if len(content) >= _SPARSE_IDS_BYTES else 0,
     )
     if kind is not Kind.DIR:
         return node
