@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
 from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.linux.inode_numbers import InodeNumbers
-from active_restore.linux.process import name_thread
+from active_restore.linux.process import is_alive, name_thread
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Fault, Gate, Task
 
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
     from active_restore.intercept.base import Territory
 
+# Tickets of the guard beside us are descriptor numbers; ours begin far above.
+FIRST_TICKET = 1 << 32
 _BEAT_SECONDS = 0.5
+_BUSY_SECONDS = 0.005
 _POLL_MS = 100
 _RING_PAGES = 64
 _SPARE_WORDS = 65536
@@ -43,22 +47,26 @@ _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 class BpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises.
 
-    ``placeholders`` is about how many there will be: it sizes a map whose buckets cost kernel memory.
+    ``placeholders`` is about how many there will be: it sizes a map whose buckets cost kernel memory. ``guard_pid`` tells
+    the process that holds a fanotify guard on the same file system, or 0; tasks that cannot be restarted are left to it.
     """
 
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
 
-    def __init__(self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES) -> None:
+    def __init__(
+        self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES, guard_pid: Callable[[], int] = lambda: 0
+    ) -> None:
         self._words = _SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST
         self._ring_pages = ring_pages
+        self._guard_pid = guard_pid
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._ending = threading.Event()
         self._known: dict[tuple[int, int], Wait] = {}
         self._arrived: deque[Wait] = deque()
-        self._tickets = itertools.count(1)
+        self._tickets = itertools.count(FIRST_TICKET)
 
     def arm(self, territory: Territory) -> None:
         """Load the programs with no inode guarded."""
@@ -125,8 +133,9 @@ class BpfInterceptor:
     def _begin(self) -> None:
         self._pins.exempt(os.getpid())
         self._pins.beat()
-        self._sweep()
+        self._trust_guard()
         self._holder.start()
+        self._sweep()
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         self._heart.start()
 
@@ -138,16 +147,45 @@ class BpfInterceptor:
         """Nothing to do: gates are closed since ``add``."""
 
     def _live(self) -> None:
-        """Beat, and find the waits whose event was lost."""
+        """Beat; and while everybody who serves is busy, take in who comes, so that these are parked and do not spin."""
         name_thread("heartbeat")
-        while not self._ending.wait(_BEAT_SECONDS):
-            self._pins.beat()
-            self._sweep()
+        beaten = time.monotonic()
+        while not self._ending.wait(_BUSY_SECONDS):
+            if self._turn.acquire(timeout=_BEAT_SECONDS):
+                try:
+                    self._take_in(0)
+                finally:
+                    self._turn.release()
+            if time.monotonic() - beaten >= _BEAT_SECONDS:
+                beaten = time.monotonic()
+                self._pins.beat()
+                self._trust_guard()
+                self._sweep()
+
+    def _trust_guard(self) -> None:
+        """The kernel side takes the trust back when that process ends; if it has ended before, nobody would."""
+        pid = self._guard_pid()
+        self._pins.set_state("STATE_GUARD", pid)
+        if pid and not is_alive(pid):
+            self._pins.set_state("STATE_GUARD", 0)
 
     def _sweep(self) -> None:
-        waiting = list(self._waiters.all())
-        self._arrived.extend(wait for wait in waiting if wait.key not in self._known)
+        """Find the waits whose event was lost."""
+        for wait in list(self._waiters.all()):
+            self._register(wait)
         self._waiters.drop_old_orders()
+
+    def _take_in(self, timeout_ms: int) -> None:
+        for event in self._ring.read(timeout_ms):
+            self._register(decode(event))
+
+    def _register(self, wait: Wait) -> None:
+        with self._lock:
+            if wait.key in self._known:
+                return
+            self._known[wait.key] = wait
+        self._holder.watch(wait)
+        self._arrived.append(wait)
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Whoever reads an event serves it; the next thread reads meanwhile."""
@@ -159,14 +197,10 @@ class BpfInterceptor:
     def _next(self) -> Wait | None:
         with self._turn:
             if not self._arrived and not self._ending.is_set():
-                self._arrived.extend(map(decode, self._ring.read(_POLL_MS)))
+                self._take_in(_POLL_MS)
             return self._arrived.popleft() if self._arrived else None
 
     def _deliver(self, wait: Wait, on_fault: Callable[[Fault], None]) -> None:
-        with self._lock:
-            if wait.key in self._known:
-                return
-            self._known[wait.key] = wait
         handle = self._numbers.handle(wait.inode, wait.generation)
         try:
             row = self._row_of(handle)
@@ -174,10 +208,10 @@ class BpfInterceptor:
             # The disk fails or the marker is broken: refuse, never guess.
             self._refuse(wait.tid, wait.since_ns, errno.EIO)
             return
-        if row is None:
+        if row is None or self._rows.inode(row) != wait.inode:
+            # No placeholder, or a copy that somebody made together with the marker.
             self._dismiss(wait)
             return
-        self._holder.watch(wait)
         task = Task(wait.tid, wait.tgid, wait.comm)
         on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range))
 

@@ -125,6 +125,11 @@ class FanotifyInterceptor:
             raise RuntimeError("the interceptor is not armed")
         return self._link, self._territory
 
+    @property
+    def keeper_pid(self) -> int:
+        """The process that reads the events now."""
+        return self._linked()[0].keeper_pid
+
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
         while not self._ending:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from active_restore.intercept.base import Territory
+from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
@@ -96,7 +97,7 @@ def python(code: str, *arguments: str | Path) -> Child:
 class Guarded:
     """``root`` under guard. Faults are kept in ``faults``; rows in ``at_once`` are filled as they come."""
 
-    def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | None = None) -> None:
+    def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | GuardedBpfInterceptor | None = None) -> None:
         self.root, self.run_dir = root, run_dir
         restore_id = restore_id_of(root)
         self.prefix = marker_prefix(restore_id)
@@ -112,6 +113,8 @@ class Guarded:
     def __enter__(self) -> Self:
         self.root.mkdir(exist_ok=True)
         self.interceptor.arm(self.territory)
+        self.interceptor.exempt(threading.get_native_id())
+        self.interceptor.laid()
         self.serve()
         return self
 
@@ -122,9 +125,13 @@ class Guarded:
     def serve(self) -> None:
         """Start the threads of the interceptor."""
         for _ in range(self.interceptor.serve_threads):
-            thread = threading.Thread(target=self.interceptor.serve, args=(self._on_fault,))
+            thread = threading.Thread(target=self._serve)
             thread.start()
             self._threads.append(thread)
+
+    def _serve(self) -> None:
+        self.interceptor.exempt(threading.get_native_id())
+        self.interceptor.serve(self._on_fault)
 
     def join(self) -> None:
         """Wait for the threads of the interceptor."""
@@ -182,7 +189,8 @@ class Guarded:
 
     def waiting(self) -> list[Wait]:
         """Everybody in the kernel's map of waiters."""
-        return list(self.interceptor._waiters.all())
+        bpf = self.interceptor if isinstance(self.interceptor, BpfInterceptor) else self.interceptor._bpf
+        return list(bpf._waiters.all())
 
     def settle(self) -> None:
         """Fill what a test has left."""

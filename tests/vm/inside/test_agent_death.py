@@ -179,7 +179,9 @@ def test_lost_events(disk: Path, tmp_path: Path) -> None:
         print(texts.count("content\\\\n"))
     """
     child = python(code, guarded.root)
-    until(lambda: guarded.interceptor._pins.counts()["COUNT_RING_FULL"] > 0, "a full ring")
+    pins = Pins(directory(guarded.territory.restore_id))
+    until(lambda: pins.counts()["COUNT_RING_FULL"] > 0, "a full ring")
+    pins.close()
     guarded.serve()
     assert child.finish() == "200\n"
     guarded.interceptor.disarm()
