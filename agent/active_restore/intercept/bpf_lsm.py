@@ -39,7 +39,7 @@ _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _POLL_MS = 100
 _RING_PAGES = 64
-_SPARE_WORDS = 65536
+_SPARE_WORDS = 16384
 _INODES_A_WORD_AT_WORST = 32
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
@@ -58,7 +58,8 @@ class BpfInterceptor:
     def __init__(
         self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES, guard_pid: Callable[[], int] = lambda: 0
     ) -> None:
-        self._words = _SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST
+        # The kernel rounds the number of buckets (16 bytes each) up to a power of two; the room is there anyway.
+        self._words = 1 << (_SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST - 1).bit_length()
         self._ring_pages = ring_pages
         self._guard_pid = guard_pid
         self._lock = threading.Lock()
@@ -306,6 +307,7 @@ class BpfInterceptor:
         self._quiet()
         self._pins.remove()
         self._let_all_go()
+        self._claim.remove()
         self._close()
         Path(self._rows_path()).unlink(missing_ok=True)
         shutil.rmtree(_headers(self._territory), ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -38,12 +39,17 @@ class Lock:
 
     def __init__(self, territory: Territory) -> None:
         """Raises ``Busy`` where another agent lives."""
-        self._fd = os.open(Path(territory.run_dir) / "bpf.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = Path(territory.run_dir) / "bpf.lock"
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._fd)
             raise Busy(f"Another agent guards {territory.root}.") from None
+
+    def remove(self) -> None:
+        """There is nothing left to claim."""
+        self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the territory back."""
@@ -67,6 +73,9 @@ class Pins:
     def remove(self) -> None:
         """End every hook, then drop the maps."""
         program.unpin(self.path)
+        with contextlib.suppress(OSError):
+            # Other restores may have theirs there.
+            self.path.parent.rmdir()
 
     def set_state(self, slot: str, value: int) -> None:
         """Write a word of ``enum state``."""

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from active_restore.intercept.base import Territory
-from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
     from active_restore.intercept.waits import Wait
     from active_restore.model import Fault
 
