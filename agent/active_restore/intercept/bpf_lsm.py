@@ -171,9 +171,15 @@ class BpfInterceptor:
             self._pins.set_state("STATE_GUARD", 0)
 
     def _sweep(self) -> None:
-        """Find the waits whose event was lost."""
-        for wait in list(self._waiters.all()):
-            self._register(wait)
+        """Find the waits whose event was lost, those that spin again after a stop, and those that have ended."""
+        waiting = {wait.key: wait for wait in self._waiters.all()}
+        for key in self._known.keys() - waiting.keys():
+            self._known.pop(key, None)
+        for wait in waiting.values():
+            if wait.key in self._known:
+                self._holder.watch(wait)
+            else:
+                self._register(wait)
         self._waiters.drop_old_orders()
 
     def _take_in(self, timeout_ms: int) -> None:
@@ -271,7 +277,7 @@ class BpfInterceptor:
 
     def _still_waits(self, wait: Wait) -> bool:
         there = self._waiters.peek(wait.tid)
-        return there is not None and there.since_ns == wait.since_ns and self._gates.is_closed(wait.inode)
+        return there is not None and there.since_ns == wait.since_ns and self._gates.is_closed(wait.inode, wait.intent)
 
     def _lost(self, wait: Wait) -> None:
         """The thread ended, or goes on to handle a signal and will report a new wait."""

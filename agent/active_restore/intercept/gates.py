@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from active_restore.errors import CapabilityMissing
-from active_restore.model import Gate
+from active_restore.model import Gate, Intent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,10 +78,13 @@ class Gates:
             elif left != word:
                 self._map.put(key, self._layout.packed.pack(*left))
 
-    def is_closed(self, inode: int) -> bool:
-        """Whether anybody would wait."""
+    def is_closed(self, inode: int, intent: Intent) -> bool:
+        """Whether who wants this would wait."""
         there = self._map.get((inode // _WORD_BITS).to_bytes(8, "little"))
-        return there is not None and bool(Word(*self._layout.packed.unpack(there)).writers >> inode % _WORD_BITS & 1)
+        if there is None:
+            return False
+        word = Word(*self._layout.packed.unpack(there))
+        return bool((word.readers if intent is Intent.READ else word.writers) >> inode % _WORD_BITS & 1)
 
 
 class Rows:

@@ -70,8 +70,8 @@ class Holder:
         self._thread.join()
 
     def watch(self, wait: Wait) -> None:
-        """Park this thread if it still waits in a millisecond."""
-        if wait.stopped:
+        """Park this thread if it still waits a millisecond after its beginning."""
+        if wait.stopped or wait.tid in self._parked:
             return
         with self._lock:
             idle = not self._watched
@@ -149,11 +149,14 @@ class Holder:
                     self._stop(wait)
                 return
             status = self._stopped(wait.tid)
-            if status is not None and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
-                status = None
-            elif status is not None:
-                self._parked[wait.tid] = wait
-        if status is not None and not ptrace.is_trap(status):
+            if status is None or not os.WIFSTOPPED(status):
+                return
+            self._parked[wait.tid] = wait
+            # It may have been refused at the last moment, and is on its way.
+            waits = self._still_waits(wait)
+        if not waits:
+            self._detach(wait.tid, 0 if ptrace.is_trap(status) else _deliver(status))
+        elif not ptrace.is_trap(status):
             self._take_stop(wait, status)
 
     @staticmethod
@@ -170,11 +173,8 @@ class Holder:
 
     def _take_stop(self, wait: Wait, status: int) -> None:
         """It stopped for another reason than ours: for the user's group stop, or with a signal in its hands."""
-        received = os.WSTOPSIG(status)
-        if ptrace.is_group_stop(status):
-            self._let_handle(wait, 0)
-        elif received != signal.SIGCONT:
-            self._let_handle(wait, received)
+        if ptrace.is_group_stop(status) or _deliver(status):
+            self._let_handle(wait, _deliver(status))
 
     def _let_handle(self, wait: Wait, received: int) -> None:
         """Forgotten first: the pass after the signal reports a new wait."""
@@ -219,6 +219,12 @@ class Holder:
         for tgid in due:
             if _is_stopped(tgid):
                 _continue(tgid)
+
+
+def _deliver(status: int) -> int:
+    """The signal that a stopped thread has in its hands, 0 for none; SIGCONT is ours, from the time when it was spinning."""
+    received = os.WSTOPSIG(status)
+    return 0 if ptrace.is_group_stop(status) or received == signal.SIGCONT else received
 
 
 def _continue(tgid: int) -> None:
