@@ -255,11 +255,13 @@ class BpfInterceptor:
             self._let_go(fault.task.tid, fault.since_ns)
 
     def _let_go(self, tid: int, since_ns: int) -> None:
-        wait = self._waiters.forget(tid, since_ns)
-        self._known.pop((tid, since_ns), None)
-        self._holder.free(tid, since_ns)
-        if wait is not None and wait.stopped:
-            self._holder.resume(wait.tgid)
+        wait = self._waiters.peek(tid)
+        if wait is None or wait.since_ns != since_ns or not wait.stopped:
+            wait = self._waiters.forget(tid, since_ns)
+            self._known.pop((tid, since_ns), None)
+            self._holder.free(tid, since_ns)
+        if wait is not None and wait.since_ns == since_ns and wait.stopped:
+            self._holder.resume(wait)
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """The order is carried out when the call is restarted."""
@@ -272,8 +274,8 @@ class BpfInterceptor:
             self._waiters.order_refusal(tid, since_ns, errno)
         wait = self._waiters.peek(tid)
         self._holder.free(tid, since_ns)
-        if wait is not None and wait.stopped:
-            self._holder.resume(wait.tgid)
+        if wait is not None and wait.since_ns == since_ns and wait.stopped:
+            self._holder.resume(wait)
 
     def _still_waits(self, wait: Wait) -> bool:
         there = self._waiters.peek(wait.tid)
@@ -311,8 +313,9 @@ class BpfInterceptor:
     def disarm(self) -> None:
         """The hooks end before anybody is let go, so nobody comes back."""
         self._quiet()
-        self._pins.remove()
+        self._pins.end_hooks()
         self._let_all_go()
+        self._pins.remove()
         self._claim.remove()
         self._close()
         Path(self._rows_path()).unlink(missing_ok=True)

@@ -54,7 +54,7 @@ class Holder:
         self._watched: dict[tuple[int, int], Wait] = {}
         self._parked: dict[int, Wait] = {}
         self._freed: list[tuple[int, int]] = []
-        self._continued: list[tuple[float, int]] = []
+        self._continued: list[tuple[float, Wait]] = []
         self._wake = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="hold", daemon=True)
@@ -89,11 +89,14 @@ class Holder:
             self._freed.append((tid, since_ns))
             self._wake.set()
 
-    def resume(self, tgid: int) -> None:
-        """Continue a process that was stopped; also if its stop arrives a little later than this."""
-        _continue(tgid)
+    def resume(self, wait: Wait) -> None:
+        """Continue a process that was stopped, also if its stop arrives a little later than this; then the wait is ``lost``.
+
+        It stays in the kernel's map until then: an agent that dies meanwhile leaves it to the next one.
+        """
+        _continue(wait.tgid)
         now = time.monotonic()
-        self._continued += [(now + delay, tgid) for delay in _CONFIRM_SECONDS]
+        self._continued += [(now + delay, wait) for delay in _CONFIRM_SECONDS]
         self._wake.set()
 
     @staticmethod
@@ -214,11 +217,13 @@ class Holder:
 
     def _confirm(self) -> None:
         now = time.monotonic()
-        due = [tgid for when, tgid in self._continued if when <= now]
+        due = [wait for when, wait in self._continued if when <= now]
         self._continued = [entry for entry in self._continued if entry[0] > now]
-        for tgid in due:
-            if _is_stopped(tgid):
-                _continue(tgid)
+        for wait in due:
+            if _is_stopped(wait.tgid):
+                _continue(wait.tgid)
+            else:
+                self._lost(wait)
 
 
 def _deliver(status: int) -> int:

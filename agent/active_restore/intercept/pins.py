@@ -70,8 +70,13 @@ class Pins:
         for pinned in self.maps.values():
             pinned.close()
 
+    def end_hooks(self) -> None:
+        """Nobody is held any more; the maps stay, and with them the knowledge of who is still stopped."""
+        for link in self.path.glob("link_*"):
+            link.unlink()
+
     def remove(self) -> None:
-        """End every hook, then drop the maps."""
+        """End every hook, drop the maps."""
         program.unpin(self.path)
         with contextlib.suppress(OSError):
             # Other restores may have theirs there.
