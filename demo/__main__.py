@@ -97,9 +97,9 @@ class Demo:
             self._tell("active-restore", "restore", source, str(disk))
             with self._show.moving("reading the list of files"):
                 with restoring(source, str(disk), env=self._env, on_event=self._event) as running:
-                    ready = running.wait_for("ready")
+                    running.wait_for("ready")
                     self._show.line(
-                        f"{running.at['ready']:5.1f} s  every file is there by name: ready ({ready['seconds']:.1f} s)"
+                        f"{running.at['ready']:5.1f} s  every file is there by name: ready"
                     )
                     uses = Uses(disk, running.started, self._answered)
                     end = running.finish()
