@@ -48,18 +48,22 @@ def main() -> int:
         return 1
     take_charge()
     scratch = Path(tempfile.mkdtemp(prefix="active-restore-bench.", dir=arguments.scratch))
+    # The name of a socket must be short, wherever the scratch directory is.
+    sockets = Path(tempfile.mkdtemp(prefix="ar-", dir="/run"))
     try:
         wrong = _unfit(scratch, _NEEDED_BYTES_QUICK if arguments.quick else _NEEDED_BYTES)
         if wrong:
             print(f"bench: {wrong}", file=sys.stderr)
             return 1
-        rows = _measure(Rig(scratch, _scale(arguments)), arguments.only or list(MEASUREMENTS), arguments.results)
+        rig = Rig(scratch, sockets, _scale(arguments))
+        rows = _measure(rig, arguments.only or list(MEASUREMENTS), arguments.results)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
     finally:
         end_orphans()
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(sockets, ignore_errors=True)
     show(rows)
     return 0
 

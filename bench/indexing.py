@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from active_restore.linux.libc import give_back_memory
 from active_restore.source.restic.index import IndexBuilder
 
 _BLOBS_OF_A_PACK = 500
@@ -36,10 +37,17 @@ def _packs(count: int) -> Any:
 
 
 def _compact(count: int) -> Any:
+    """As ``IndexLoader.load`` does it; every page of the result is touched, so that it counts."""
     builder = IndexBuilder()
     for pack, ids, places in _packs(count):
         builder.add(pack, ids, places)
-    return builder.build()
+    index = builder.build()
+    del builder
+    give_back_memory()
+    for part in (index.keys, index.entries, index.tails):
+        part.sum()
+    give_back_memory()
+    return index
 
 
 def _naive(count: int) -> Any:

@@ -56,15 +56,16 @@ class Repository(NamedTuple):
 class Rig:
     """The scratch directory and how to use it."""
 
-    def __init__(self, scratch: Path, scale: Scale) -> None:
+    def __init__(self, scratch: Path, sockets: Path, scale: Scale) -> None:
         self.scratch = scratch
+        self.sockets = sockets
         self.scale = scale
         self.env = {
             **os.environ,
             "RESTIC_PASSWORD": "benchmark",
             "RESTIC_CACHE_DIR": str(scratch / "cache"),
             "ACTIVE_RESTORE_STATE": str(scratch / "state"),
-            "ACTIVE_RESTORE_RUN": str(scratch / "run"),
+            "ACTIVE_RESTORE_RUN": str(sockets / "run"),
         }
         self._disks = 0
 

@@ -26,9 +26,9 @@ _SAID = {"database": "the database answers", "program": "a program out of the tr
 
 
 class Demo:
-    """The steps. ``scratch`` is a directory on a disk."""
+    """The steps. ``scratch`` is a directory on a disk, ``sockets`` one with a short name."""
 
-    def __init__(self, scratch: Path, show: Show, budget_bytes: int) -> None:
+    def __init__(self, scratch: Path, sockets: Path, show: Show, budget_bytes: int) -> None:
         self._scratch = scratch
         self._show = show
         self._budget = budget_bytes
@@ -38,7 +38,7 @@ class Demo:
             "RESTIC_PASSWORD": "demonstration",
             "RESTIC_CACHE_DIR": str(scratch / "cache"),
             "ACTIVE_RESTORE_STATE": str(scratch / "state"),
-            "ACTIVE_RESTORE_RUN": str(scratch / "run"),
+            "ACTIVE_RESTORE_RUN": str(sockets),
         }
 
     def run(self) -> bool:
@@ -97,9 +97,9 @@ class Demo:
             self._tell("active-restore", "restore", source, str(disk))
             with self._show.moving("reading the list of files"):
                 with restoring(source, str(disk), env=self._env, on_event=self._event) as running:
-                    ready = running.wait_for("ready")
+                    running.wait_for("ready")
                     self._show.line(
-                        f"{running.at['ready']:5.1f} s  every file is there by name: ready ({ready['seconds']:.1f} s)"
+                        f"{running.at['ready']:5.1f} s  every file is there by name: ready"
                     )
                     uses = Uses(disk, running.started, self._answered)
                     end = running.finish()
@@ -146,19 +146,22 @@ def main() -> int:
         return 1
     take_charge()
     scratch = Path(tempfile.mkdtemp(prefix="active-restore-demo.", dir=arguments.scratch))
+    # The name of a socket must be short, wherever the scratch directory is.
+    sockets = Path(tempfile.mkdtemp(prefix="ar-", dir="/run"))
     try:
         budget = arguments.size_mb * 1_000_000
         wrong = _unfit(scratch, budget)
         if wrong:
             print(f"demo: {wrong}", file=sys.stderr)
             return 1
-        return 0 if Demo(scratch, Show(), budget).run() else 1
+        return 0 if Demo(scratch, sockets, Show(), budget).run() else 1
     except KeyboardInterrupt:
         print("demo: interrupted, everything is taken away again", file=sys.stderr)
         return 130
     finally:
         end_orphans()
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _parser() -> argparse.ArgumentParser:

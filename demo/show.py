@@ -28,7 +28,7 @@ class Show:
     def step(self, text: str) -> None:
         """A numbered heading."""
         self._steps += 1
-        self._console.print(f"\n[bold]{self._steps}. {text}[/]")
+        self._console.print(f"\n[bold]{self._steps}. {text}[/]", soft_wrap=True)
 
     def command(self, text: str) -> None:
         """A command as it is run."""

@@ -9,7 +9,6 @@ import msgpack
 
 MARKER = "trusted.active_restore"
 FORMAT = 1
-RESTORE_ID_BYTES = 8
 
 
 def marker_prefix(restore_id: str) -> bytes:

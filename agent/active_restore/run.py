@@ -81,30 +81,35 @@ class Run:
         """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
         job = self._job
         interceptor = choose(job.options.interceptor)
-        territory = Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir))
         if job.phase in ("planning", "laying"):
-            if interceptor.adopt(territory):
+            if interceptor.adopt(self._territory()):
                 interceptor.disarm()
                 interceptor = choose(job.options.interceptor)
-            self._lay(laying, interceptor, territory)
+            self._lay(laying, interceptor)
             return interceptor
         if job.phase == "lost":
             laying.plan_again()
             self._job = laying.job
+        territory = self._territory()
         if not interceptor.adopt(territory):
             interceptor.arm(territory)
             interceptor.add(self._catalog.inodes())
             interceptor.laid()
         return interceptor
 
-    def _lay(self, laying: Laying, interceptor: Interceptor, territory: Territory) -> None:
+    def _territory(self) -> Territory:
+        job = self._job
+        rows = self._catalog.row_count()
+        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows)
+
+    def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
         """Plan, arm the empty guard, lay everything in the staging directory."""
         self._job.save()
         laying.take_back()
         laying.plan()
         self._phase = "laying"
         self._job = laying.job = laying.job.in_phase("laying")
-        interceptor.arm(territory)
+        interceptor.arm(self._territory())
         try:
             laying.lay(interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
             interceptor.laid()

@@ -34,6 +34,7 @@ def measure(rig: Rig) -> Iterator[Row]:
         return
     # The server runs as its own user, who must be able to come to its files.
     rig.scratch.chmod(0o755)
+    rig.sockets.chmod(0o755)
     repository, size = _make(rig)
     ours: Times = defaultdict(list)
     peers: Times = defaultdict(list)
@@ -51,7 +52,7 @@ def measure(rig: Rig) -> Iterator[Row]:
 def _make(rig: Rig) -> tuple[Repository, int]:
     rig.say("making a PostgreSQL cluster")
     root = rig.scratch / "postgres"
-    Cluster(root, rig.scratch / "pg.sock").make(rig.scale.pgbench_scale)
+    Cluster(root, rig.sockets / "pg").make(rig.scale.pgbench_scale)
     size = sum(path.stat().st_size for path in (root / DIRECTORY).rglob("*") if path.is_file())
     repository = rig.backup("postgres", root)
     quiet("rm", "-r", str(root))
@@ -76,7 +77,7 @@ def _start_at_once(rig: Rig, repository: Repository, times: Times) -> None:
 
 
 def _ask(rig: Rig, target: Path, started: float, times: Times) -> None:
-    cluster = Cluster(target, rig.scratch / "pg.sock")
+    cluster = Cluster(target, rig.sockets / "pg")
     with cluster.running():
         for name, query in _QUERIES.items():
             cluster.ask(query)

@@ -149,6 +149,7 @@ def test_every_event_has_both_forms() -> None:
         assert all("\n" not in line for line in event_lines(event))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("printer", [JsonPrinter, PlainPrinter])
 def test_a_closed_pipe_disturbs_nobody(printer: type[JsonPrinter | PlainPrinter]) -> None:
     reader, writer = os.pipe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from active_restore.cli.quantities import count, duration, parse_rate, percent, size, waited
@@ -42,6 +42,8 @@ def test_bad_rate(text: str) -> None:
 
 
 @given(st.integers(0, 1 << 70), st.integers(0, 1 << 70))
+@example(999_999, 1_000_000)
+@example((1 << 62) - 1, 1 << 62)
 def test_percent_is_100_only_at_the_end(done: int, total: int) -> None:
     text = percent(done, total)
     assert (text == "100%") == (done >= total)

@@ -14,6 +14,7 @@ from active_restore.source.restic.keys import open_keys
 from active_restore.source.restic.repository import ResticSource
 from active_restore.store import location
 from tests.source import trees
+from tests.source.forge import Forge
 from tests.source.repositories import NAMES, PASSWORD, Repositories, Repository
 from tests.store import servers
 
@@ -98,3 +99,9 @@ def damaged(
             return tmp_path / copy.place, source
 
         yield make
+
+
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def forge(request: pytest.FixtureRequest, tmp_path: Path) -> Forge:
+    """A writer of repositories that no honest restic would make."""
+    return Forge(tmp_path / "repo", request.param)

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
-    with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot.
+    with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
+    ``rows`` is how many rows the catalog has.
     """
 
     root: str
     restore_id: str
     marker_prefix: bytes
     run_dir: str
+    rows: int
 
 
 class Interceptor(Protocol):

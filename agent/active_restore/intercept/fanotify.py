@@ -80,7 +80,7 @@ class FanotifyInterceptor:
             os.close(group)
 
     def _arm(self, group: int, territory: Territory) -> None:
-        ledger = Ledger.create()
+        ledger = Ledger.create(territory.rows)
         listener = keepers.listen(territory.run_dir)
         with listener, contextlib.closing(ledger):
             try:
@@ -183,7 +183,9 @@ class FanotifyInterceptor:
         threading.Thread(target=start, name="standby", daemon=True).start()
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
-        """Answer; the inode's gate is its marker, which the engine removes itself."""
+        """Answer. For readers the gate is a byte of the ledger; for all it is the marker, which the engine removes itself."""
+        if gate is Gate.READ:
+            self._linked()[0].ledger.make_readable(row)
         self._answer(faults, 0)
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:

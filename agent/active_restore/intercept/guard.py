@@ -1,6 +1,7 @@
 """The guard: one thread that reads every permission event of the file system and answers all but placeholders at once.
 
-For each event: exempt thread -> allow; no marker of ours -> ignore this inode from now on and allow; else forward it.
+For each event: exempt thread -> allow; no marker of ours -> ignore this inode from now on and allow; content complete and
+the task only reads -> allow; else forward it.
 It makes no allocation that can fail late, takes no lock that others hold for long, and never opens a file.
 """
 
@@ -13,9 +14,10 @@ import time
 from typing import TYPE_CHECKING
 
 from active_restore.intercept.wire import FaultPacket
-from active_restore.linux import fanotify
+from active_restore.linux import fanotify, tasks
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row
+from active_restore.model import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +66,9 @@ class Guard:
         if row == UNREADABLE:
             self.answer(number, errno.EIO)
             return
+        if ledger.is_readable(row) and _only_reads(event):
+            self.answer(number, 0)
+            return
         ledger.set_row(number, row)
         if ledger.refusal:
             self.answer(number, ledger.refusal)
@@ -101,6 +106,11 @@ class Guard:
         with contextlib.suppress(OSError):
             os.close(number)
         self._ledger.close_ticket(number)
+
+
+def _only_reads(event: fanotify.Event) -> bool:
+    intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
+    return intent is Intent.READ
 
 
 def answer(group: int, number: int, refusal: int) -> None:

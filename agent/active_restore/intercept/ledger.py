@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 
 _GENERATION = 0
 _SETTING = 1
@@ -20,7 +19,8 @@ _MASK = 4
 _EXEMPT = 8
 _EXEMPT_SLOTS = 120
 _TICKETS = 128
-TICKET_SLOTS = 1 << 20
+_TICKET_SLOTS = 1 << 20
+_WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
 _UNKNOWN = 1
 _ROW_OFFSET = 2
 
@@ -29,24 +29,29 @@ _DISARMED = 2
 
 
 class Ledger:
-    """The shared words. ``fd`` is the memfd; hand it on by inheritance or SCM_RIGHTS."""
+    """The shared words, and a byte a row: whether its content is complete, so that readers need not wait.
+
+    ``fd`` is the memfd; hand it on by inheritance or SCM_RIGHTS.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, (_TICKETS + TICKET_SLOTS) * 8)
+        self._map = mmap.mmap(fd, os.fstat(fd).st_size)
         self._view = memoryview(self._map)
-        self._words = self._view.cast("Q")
+        self._words = self._view[:_WORDS_BYTES].cast("Q")
+        self._readable = self._view[_WORDS_BYTES:]
 
     @classmethod
-    def create(cls) -> Ledger:
-        """A new, empty ledger."""
+    def create(cls, rows: int) -> Ledger:
+        """A new, empty ledger for so many rows."""
         fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(fd, (_TICKETS + TICKET_SLOTS) * struct.calcsize("Q"))
+        os.ftruncate(fd, _WORDS_BYTES + rows)
         return cls(fd)
 
     def close(self) -> None:
         """Unmap and close our descriptor."""
         self._words.release()
+        self._readable.release()
         self._view.release()
         self._map.close()
         os.close(self.fd)
@@ -94,6 +99,15 @@ class Ledger:
     def disarm(self) -> None:
         """Nothing is left to guard."""
         self._words[_SETTING] = _DISARMED
+
+    def is_readable(self, row: int) -> bool:
+        """Whether the content of a row is complete, though not durable yet."""
+        return row < len(self._readable) and self._readable[row] != 0
+
+    def make_readable(self, row: int) -> None:
+        """The content of a row is complete: tasks that only read may go on, now and later, whatever becomes of the agent."""
+        if row < len(self._readable):
+            self._readable[row] = 1
 
     @property
     def refusal(self) -> int:

@@ -15,3 +15,10 @@ def check(result: int, what: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), what)
     return result
+
+
+def give_back_memory() -> None:
+    """malloc_trim(3), where the C library has it: what was freed goes back to the system, after a big piece of work."""
+    trim = getattr(libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

@@ -135,7 +135,8 @@ class Demand:
         with self._lock:
             faults = self._waiting.pop(fault.row)
         copies = [one for one in faults if one.handle == fault.handle]
-        self._answers.release(fault.row, Gate.READ, copies)
+        # The gate of the copy is its marker, which is gone; the row's own gate stays as it is.
+        self._answers.release(fault.row, Gate.ALL, copies)
         for other in faults:
             if other.handle != fault.handle:
                 self.on_fault(other)

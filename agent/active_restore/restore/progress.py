@@ -122,10 +122,3 @@ class Reporter(Protocol):
 
     def event(self, event: Event) -> None:
         """One thing that happened."""
-
-
-class SilentReporter:
-    """Says nothing."""
-
-    def event(self, event: Event) -> None:
-        """Drop it."""

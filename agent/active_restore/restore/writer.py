@@ -53,6 +53,7 @@ class Filling:
         self._size = 0
         self._times = (0, 0)
         self._last_mtime = 0
+        self._fresh = False
         self._capability: bytes | None = None
 
     def claim(self) -> Claim:
@@ -78,6 +79,7 @@ class Filling:
         self._size = min(found.st_size, self.file.ref.size)
         self._times = (found.st_atime_ns, found.st_mtime_ns)
         self._last_mtime = found.st_mtime_ns
+        self._fresh = not _has_data(self._fd)
         try:
             self._capability = os.getxattr(self._fd, _CAPABILITY)
         except OSError as error:
@@ -122,10 +124,14 @@ class Filling:
         self._close_file()
 
     def abort(self) -> None:
-        """What was written is worth nothing: give the room back; the placeholder stays as it was."""
+        """What was written is worth nothing: give the room back; the placeholder stays as it was.
+
+        Only where there was nothing before: a dead agent may have filled this file, and a task may be reading it.
+        """
         if self._fd >= 0 and self.written:
-            with contextlib.suppress(OSError):
-                punch_hole(self._fd, 0, self.file.ref.size)
+            if self._fresh:
+                with contextlib.suppress(OSError):
+                    punch_hole(self._fd, 0, self.file.ref.size)
             with contextlib.suppress(OSError):
                 os.utime(self._fd, ns=self._times)
 
@@ -146,3 +152,14 @@ class Filling:
         if self.inode >= 0:
             os.close(self.inode)
             self.inode = -1
+
+
+def _has_data(fd: int) -> bool:
+    """Whether anything was ever written here, delayed allocations included."""
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    return True

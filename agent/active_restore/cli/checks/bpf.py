@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import importlib.util
 import os
+import platform
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.cli.checks.finding import Finding
+from active_restore.linux.libc import check, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LSM = Path("/sys/kernel/security/lsm")
 _BTF = Path("/sys/kernel/btf/vmlinux")
+_BPF_MAP_TYPE_ARRAY = 2
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _INTERCEPTOR = "active_restore.intercept.bpf_lsm"
 
 
@@ -36,7 +43,29 @@ def findings() -> Iterator[Finding]:
         "programs are compiled against it, without kernel headers",
         "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
     )
+    yield _system_call()
     yield _bcc()
+
+
+def _system_call() -> Finding:
+    """Create a map of one entry, as everything that uses BPF does first (bpf(2), BPF_MAP_CREATE)."""
+    attributes = struct.pack("=IIII", _BPF_MAP_TYPE_ARRAY, 4, 4, 1)
+    problem = "unknown on this architecture"
+    number = _SYS_BPF.get(platform.machine())
+    if number is not None:
+        try:
+            os.close(check(libc.syscall(number, 0, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes))), "bpf"))
+            problem = ""
+        except OSError as error:
+            problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+    return Finding(
+        "bpf(2)",
+        not problem,
+        "bpf",
+        problem or "maps can be made",
+        "programs and maps are loaded through it",
+        "EPERM: run as root outside of containers, without a policy (seccomp, lockdown) that forbids it",
+    )
 
 
 def _lsm() -> Finding:

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from active_restore.restore.progress import Done, Notice, Planned, Progress, Ready
+from active_restore.restore.progress import Done, FaultServed, Notice, Planned, Progress, Ready
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MAX_EVENTS = 20_000
 _ALWAYS_KEPT = (Planned, Ready, Done)
+# Faults come by the thousand, and every turn of the printer takes the interpreter from the threads that serve them.
+_GATHER_S = 0.1
 
 
 class Printer(Protocol):
@@ -47,6 +49,7 @@ class ThreadedReporter:
         self._events: collections.deque[Event] = collections.deque()
         self._status: Progress | None = None
         self._dropped = 0
+        self._pressing = False
         self._closing = False
         self._deaf = False
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
@@ -74,7 +77,11 @@ class ThreadedReporter:
                 self._events.append(event)
             else:
                 self._dropped += 1
-            self._changed.notify()
+            if not isinstance(event, FaultServed):
+                self._pressing = True
+                self._changed.notify()
+            elif len(self._events) == 1:
+                self._changed.notify()
 
     def _run(self) -> None:
         try:
@@ -98,6 +105,9 @@ class ThreadedReporter:
         with self._changed:
             if not (self._events or self._status or self._closing):
                 self._changed.wait(self._printer.period_s)
+            if self._events:
+                self._changed.wait_for(lambda: self._pressing or self._closing, _GATHER_S)
+            self._pressing = False
             events: list[Event] = list(self._events)
             self._events.clear()
             if self._status is not None:

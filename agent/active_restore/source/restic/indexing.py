@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from active_restore.errors import ContentError
+from active_restore.linux.libc import give_back_memory
 from active_restore.source.restic import pack as packs
 from active_restore.source.restic.index import BlobIndex, IndexBuilder
 from active_restore.source.restic.seal import MAX_UNPACKED_BYTES, OVERHEAD_BYTES
@@ -71,7 +72,11 @@ class IndexLoader:
         if not self._add_files(builder):
             self._recovered = True
             self._add_headers(builder)
-        return builder.build()
+        index = builder.build()
+        del builder
+        # Making it took twice as much as it keeps, in pieces that the allocator would hold on to.
+        give_back_memory()
+        return index
 
     def recover(self) -> BlobIndex | None:
         """The index with the packs that no index file covers; ``None`` when there are none, or when called again."""
