@@ -41,14 +41,19 @@ def open_pin(path: Path) -> int:
     return bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0), str(path))
 
 
+def info(fd: int, what: str) -> bytes:
+    """``struct bpf_map_info``, ``bpf_prog_info`` or ``bpf_link_info`` of a descriptor, by its kind."""
+    buffer = ctypes.create_string_buffer(_INFO_BYTES)
+    bpf(_INFO, struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(buffer)), what)
+    return buffer.raw
+
+
 class Map:
     """A map. Keys and values are bytes of exactly ``key_bytes`` and ``value_bytes``; owns its descriptor."""
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd, self.name = fd, name
-        info = ctypes.create_string_buffer(_INFO_BYTES)
-        bpf(_INFO, struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info)), name)
-        _type, _id, self.key_bytes, self.value_bytes, self.max_entries = struct.unpack_from("=5I", info)
+        _type, _id, self.key_bytes, self.value_bytes, self.max_entries = struct.unpack_from("=5I", info(fd, name))
 
     @classmethod
     def pinned(cls, path: Path) -> Self:

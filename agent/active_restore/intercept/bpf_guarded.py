@@ -26,9 +26,9 @@ class GuardedBpfInterceptor:
     name = "bpf"
     needs_inode_numbers = True
 
-    def __init__(self, placeholders: int = 1_000_000) -> None:
+    def __init__(self) -> None:
         self._guard = FanotifyInterceptor()
-        self._bpf = BpfInterceptor(placeholders, guard_pid=lambda: self._guard.keeper_pid)
+        self._bpf = BpfInterceptor(guard_pid=lambda: self._guard.keeper_pid)
         self.serve_threads = self._bpf.serve_threads + self._guard.serve_threads
         self._served = itertools.count()
 

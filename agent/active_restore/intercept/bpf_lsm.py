@@ -47,19 +47,15 @@ _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 class BpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises.
 
-    ``placeholders`` is about how many there will be: it sizes a map whose buckets cost kernel memory. ``guard_pid`` tells
-    the process that holds a fanotify guard on the same file system, or 0; tasks that cannot be restarted are left to it.
+    ``guard_pid`` tells the process that holds a fanotify guard on the same file system, or 0; tasks that cannot be
+    restarted are left to it.
     """
 
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
 
-    def __init__(
-        self, placeholders: int = 1_000_000, ring_pages: int = _RING_PAGES, guard_pid: Callable[[], int] = lambda: 0
-    ) -> None:
-        # The kernel rounds the number of buckets (16 bytes each) up to a power of two; the room is there anyway.
-        self._words = 1 << (_SPARE_WORDS + placeholders // _INODES_A_WORD_AT_WORST - 1).bit_length()
+    def __init__(self, ring_pages: int = _RING_PAGES, guard_pid: Callable[[], int] = lambda: 0) -> None:
         self._ring_pages = ring_pages
         self._guard_pid = guard_pid
         self._lock = threading.Lock()
@@ -88,7 +84,7 @@ class BpfInterceptor:
         device = os.stat(territory.root).st_dev
         defines = {
             "TARGET_DEV": os.major(device) << 20 | os.minor(device),
-            "GATE_WORDS": self._words,
+            "GATE_WORDS": _words(territory.rows),
             "EXTENT_WORDS": 1,
             "RING_PAGES": self._ring_pages,
             "RANGES": 0,
@@ -338,6 +334,11 @@ class BpfInterceptor:
         self._pins.close()
         self._numbers.close()
         self._claim.release()
+
+
+def _words(rows: int) -> int:
+    """Room for so many placeholders. The kernel makes a power of two of buckets (16 bytes each), whatever we say."""
+    return 1 << (_SPARE_WORDS + rows // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 def _headers(territory: Territory) -> Path:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from active_restore.model import Fault
 
 DEADLINE_S = 60.0
+_ROWS = 10_000
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -101,8 +102,8 @@ class Guarded:
         self.root, self.run_dir = root, run_dir
         restore_id = restore_id_of(root)
         self.prefix = marker_prefix(restore_id)
-        self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir))
-        self.interceptor = interceptor or BpfInterceptor(placeholders=1000)
+        self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir), _ROWS)
+        self.interceptor = interceptor or BpfInterceptor()
         self.paths: dict[int, Path] = {}
         self.contents: dict[int, bytes] = {}
         self.at_once: set[int] = set()

@@ -164,7 +164,7 @@ def test_disarm_leaves_no_trace(disk: Path, tmp_path: Path) -> None:
 
 def test_lost_events(disk: Path, tmp_path: Path) -> None:
     """A ring of one page has room for 34 events, and nobody reads while 200 come: the map of waiters is the truth."""
-    guarded = Guarded(disk / "lost", tmp_path, BpfInterceptor(placeholders=1000, ring_pages=1))
+    guarded = Guarded(disk / "lost", tmp_path, BpfInterceptor(ring_pages=1))
     guarded.root.mkdir()
     guarded.interceptor.arm(guarded.territory)
     rows = [guarded.lay(f"file{index}", b"content\n") for index in range(200)]
