@@ -60,17 +60,18 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [("__version__ = '1.0'", "is not the BPF Compiler Collection"), ("import nonexistent_thing", "is missing")],
+    ("path", "message"),
+    [("[{!r}, *sys.path]", "bcc.py is not the BPF Compiler Collection"), ("[sys.path[0]]", "is missing (no module bcc)")],
     ids=["the unrelated bcc", "no bcc"],
 )
-def test_wrong_bcc(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "bcc.py").write_text(content)
+def test_wrong_bcc(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "bcc.py").write_text("__version__ = '1.0'")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sys\n"
         "from active_restore.ebpf import program\n"
         "from active_restore.errors import CapabilityMissing\n"
-        "try: program.import_bcc()\n"
+        f"sys.path = {path.format(str(tmp_path))}\n"
+        "try: program.find_bcc()\n"
         "except CapabilityMissing as error: print(error, error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -107,7 +108,6 @@ def test_block_load_tells_own_from_foreign(block_pins: Path, tmp_path: Path) -> 
         buffer = mmap.mmap(-1, 1 << 20)
         for index in range(blocks):
             os.pwrite(fd, buffer, index << 20)
-        device = os.fstat(fd).st_dev
         subprocess.run(["dd", f"if={image}", "of=/dev/null", "bs=1M", "count=8", "iflag=direct", "status=none"], check=True)
     finally:
         os.close(fd)
@@ -115,8 +115,8 @@ def test_block_load_tells_own_from_foreign(block_pins: Path, tmp_path: Path) -> 
     devices = maps.Map.pinned(block_pins / "map_devices")
     loads = [abi.load().structs["device_load"].unpack(value) for _, value in devices.items()]
     devices.close()
-    assert device
-    assert sum(load["own_bytes"] for load in loads) >= blocks << 20
+    # Now and then a worker of the kernel issues a request for us; that counts as foreign.
+    assert sum(load["own_bytes"] for load in loads) >= (blocks - 4) << 20
     assert sum(load["foreign_bytes"] for load in loads) >= 8 << 20
     for load in loads:
         assert load["own_completed"] <= load["own_issued"]

@@ -59,10 +59,8 @@ class Abi(NamedTuple):
 
 
 def source_dir() -> Path:
-    """Where ``bpf/*`` lies: beside the package when installed, at the top of the source tree otherwise."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "bpf"
-    return installed if installed.is_dir() else package.parents[1] / "bpf"
+    """Where ``bpf/*`` lies: in the package (a link to the top of the source tree), so that it is installed with it."""
+    return Path(__file__).resolve().parents[1] / "bpf"
 
 
 @cache

@@ -34,7 +34,7 @@ def require() -> None:
 
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
-    for check in (_check_processor, _check_lsm, _check_btf, _check_load, _check_compiler):
+    for check in (_check_processor, _check_lsm, _check_btf, _check_load, program.find_bcc):
         yield from _problem(check)
 
 
@@ -121,7 +121,3 @@ def _explain(error: OSError) -> CapabilityMissing:
     return CapabilityMissing(
         f"The kernel does not take BPF LSM programs ({error.strerror}).", "It needs CONFIG_BPF_LSM and CONFIG_BPF_JIT."
     )
-
-
-def _check_compiler() -> None:
-    program.import_bcc()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -75,16 +76,17 @@ def header_tree(cache_dir: Path) -> Path:
     return headers.write_headers(read_kernel(), platform.machine(), cache_dir)
 
 
-def import_bcc() -> ModuleType:
-    """The BPF Compiler Collection. Raises ``CapabilityMissing`` where it is missing or is PyPI's unrelated ``bcc``."""
+def find_bcc() -> None:
+    """Raise ``CapabilityMissing`` where the BPF Compiler Collection is missing or hidden by PyPI's unrelated ``bcc``.
+
+    Found without importing it: a compiler in memory is more than an agent should carry.
+    """
     hint = "Install the package python3-bpfcc and use the system's Python (or a venv with --system-site-packages)."
-    try:
-        bcc = importlib.import_module("bcc")
-    except ImportError as error:
-        raise CapabilityMissing(f"The BPF Compiler Collection is missing ({error}).", hint) from None
-    if not hasattr(bcc, "BPF"):
-        raise CapabilityMissing(f"{bcc.__file__} is not the BPF Compiler Collection but another module named bcc.", hint)
-    return bcc
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        raise CapabilityMissing("The BPF Compiler Collection is missing (no module bcc).", hint)
+    if not Path(spec.origin).with_name("libbcc.py").exists():
+        raise CapabilityMissing(f"{spec.origin} is not the BPF Compiler Collection but another module named bcc.", hint)
 
 
 def unpin(pins: Path) -> None:
@@ -136,7 +138,8 @@ def _child() -> None:
     missing: tuple[str, str] | None = None
     done = False
     try:
-        done = _build_all(build, import_bcc())
+        find_bcc()
+        done = _build_all(build, importlib.import_module("bcc"))
     except CapabilityMissing as error:
         missing = (str(error), error.hint)
     print(f"\n{json.dumps({'missing': missing, 'done': done})}", flush=True)

@@ -1,0 +1,61 @@
+"""Whether BPF LSM can be had is found out by trying, and everything that is in the way is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+
+from active_restore.ebpf import capability, headers
+from active_restore.errors import CapabilityMissing
+from active_restore.linux import new_mount
+
+
+def test_modules_without_a_mounted_securityfs() -> None:
+    root = new_mount.detached("securityfs")
+    try:
+        assert os.stat("lsm", dir_fd=root).st_mode
+    finally:
+        os.close(root)
+    assert "capability" in capability.active_modules()
+
+
+def test_bpf_not_in_lsm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capability, "active_modules", lambda: ["capability", "yama"])
+    problem = next(problem for problem in capability.problems() if "lsm=" in str(problem))
+    assert str(problem) == "The security module bpf is not active (lsm=capability,yama)."
+    assert "lsm=yama,bpf" in problem.hint
+
+
+def test_processor_without_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "ARCHITECTURES", {})
+    with pytest.raises(CapabilityMissing, match="register layout"):
+        capability.require()
+
+
+def test_unprivileged() -> None:
+    """A child without privileges is refused by the kernel itself."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        words = " ".join(f"{problem} {problem.hint}" for problem in capability.problems())
+        os.write(write, words.encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as answer:
+        assert "is refused (EPERM)" in answer.read()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_old_kernel_is_told_apart_from_a_policy() -> None:
+    explained = capability._explain(OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
+    assert "does not take BPF LSM programs (Invalid argument)" in str(explained)
+    assert "CONFIG_BPF_LSM" in explained.hint
+
+
+def test_the_probe_is_two_instructions() -> None:
+    """mov64 r0, 0; exit (Linux Documentation/bpf/standardization/instruction-set.rst)."""
+    assert [struct.unpack_from("=B", capability._RETURN_ZERO, at)[0] for at in (0, 8)] == [0xB7, 0x95]
