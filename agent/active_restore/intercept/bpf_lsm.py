@@ -122,7 +122,7 @@ class BpfInterceptor:
         self._rows = Rows(self._rows_path())
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
-        self._holder = Holder(self._lock, self._still_waits, self._lost, self._waiters.order_stop)
+        self._holder = Holder(self._lock, self._still_waits, self._lost, self._forget, self._waiters.order_stop)
 
     def _rows_path(self) -> str:
         return str(Path(self._territory.run_dir) / "bpf.rows")
@@ -274,11 +274,19 @@ class BpfInterceptor:
             self._holder.resume(wait)
 
     def _still_waits(self, wait: Wait) -> bool:
+        """Whether it can only be spinning: it waits, it is not stopped, and its gate is closed."""
         there = self._waiters.peek(wait.tid)
-        return there is not None and there.since_ns == wait.since_ns and self._gates.is_closed(wait.inode, wait.intent)
+        if there is None or there.since_ns != wait.since_ns or there.stopped:
+            return False
+        return self._gates.is_closed(wait.inode, wait.intent)
 
     def _lost(self, wait: Wait) -> None:
-        """The thread ended, or goes on to handle a signal and will report a new wait."""
+        """The thread ended, or goes on to handle a signal and will report a new wait; one that we stopped waits on."""
+        there = self._waiters.peek(wait.tid)
+        if there is None or there.since_ns != wait.since_ns or not there.stopped:
+            self._forget(wait)
+
+    def _forget(self, wait: Wait) -> None:
         self._waiters.forget(wait.tid, wait.since_ns)
         self._known.pop(wait.key, None)
 

@@ -38,8 +38,9 @@ _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
 class Holder:
     """``lock`` is also taken around the opening of gates: whoever is about to be parked cannot pass meanwhile.
 
-    ``still_waits`` says whether a wait's gate is closed; ``lost`` is told of waits that ended by themselves (the thread
-    died, or went on to handle a signal); ``stop`` orders a thread that cannot be parked to be stopped.
+    ``still_waits`` says whether a thread can only be spinning; ``lost`` is told of waits that ended by themselves (the
+    thread died, or went on to handle a signal), ``resumed`` of stopped ones that run again; ``stop`` orders a thread that
+    cannot be parked to be stopped.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Holder:
         lock: threading.Lock,
         still_waits: Callable[[Wait], bool],
         lost: Callable[[Wait], None],
+        resumed: Callable[[Wait], None],
         stop: Callable[[Wait], None],
     ) -> None:
         self._lock = lock
-        self._still_waits, self._lost, self._stop = still_waits, lost, stop
+        self._still_waits, self._lost, self._resumed, self._stop = still_waits, lost, resumed, stop
         self._watched: dict[tuple[int, int], Wait] = {}
         self._parked: dict[int, Wait] = {}
         self._freed: list[tuple[int, int]] = []
@@ -90,7 +92,7 @@ class Holder:
             self._wake.set()
 
     def resume(self, wait: Wait) -> None:
-        """Continue a process that was stopped, also if its stop arrives a little later than this; then the wait is ``lost``.
+        """Continue a process that was stopped, also if its stop arrives a little later than this; then the wait is ``resumed``.
 
         It stays in the kernel's map until then: an agent that dies meanwhile leaves it to the next one.
         """
@@ -223,7 +225,7 @@ class Holder:
             if _is_stopped(wait.tgid):
                 _continue(wait.tgid)
             else:
-                self._lost(wait)
+                self._resumed(wait)
 
 
 def _deliver(status: int) -> int:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from active_restore.intercept.base import Territory
@@ -18,7 +19,6 @@ from active_restore.model import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
     from active_restore.intercept.waits import Wait
@@ -80,7 +80,14 @@ class Child:
 
     def finish(self, text: bytes = b"", seconds: float = DEADLINE_S) -> str:
         """What it printed, once it has ended."""
-        out, _ = self._relay.communicate(text, timeout=seconds)
+        try:
+            out, _ = self._relay.communicate(text, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            raise AssertionError(f"{self.pid} does not end\n{status}") from None
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
         return out.decode()
 
     def status(self) -> int:

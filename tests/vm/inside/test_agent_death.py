@@ -164,7 +164,8 @@ def test_disarm_leaves_no_trace(disk: Path, tmp_path: Path) -> None:
 
 def test_lost_events(disk: Path, tmp_path: Path) -> None:
     """A ring of one page has room for 34 events, and nobody reads while 200 come: the map of waiters is the truth."""
-    guarded = Guarded(disk / "lost", tmp_path, BpfInterceptor(ring_pages=1))
+    interceptor = BpfInterceptor(ring_pages=1)
+    guarded = Guarded(disk / "lost", tmp_path, interceptor)
     guarded.root.mkdir()
     guarded.interceptor.arm(guarded.territory)
     rows = [guarded.lay(f"file{index}", b"content\n") for index in range(200)]
@@ -178,9 +179,10 @@ def test_lost_events(disk: Path, tmp_path: Path) -> None:
         for thread in threads: thread.join()
         print(texts.count("content\\\\n"))
     """
-    child = python(code, guarded.root)
     pins = Pins(directory(guarded.territory.restore_id))
-    until(lambda: pins.counts()["COUNT_RING_FULL"] > 0, "a full ring")
+    with interceptor._turn:
+        child = python(code, guarded.root)
+        until(lambda: pins.counts()["COUNT_RING_FULL"] > 0, "a full ring")
     pins.close()
     guarded.serve()
     assert child.finish() == "200\n"

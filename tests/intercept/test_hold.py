@@ -1,0 +1,163 @@
+"""Parking by ptrace, with threads that spin by themselves instead of in a hook: it needs no BPF."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from active_restore.intercept.hold import Holder
+from active_restore.intercept.waits import Wait
+from active_restore.model import Intent
+from tests.vm.inside.territory import Child, state_of, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SPIN = 'my $n = 0; $SIG{USR1} = sub { print "handled\\n"; exit 0 }; while (1) { open(my $f, "<", "/nonexistent") }'
+
+
+class Bench:
+    """A holder whose waits end when a test says so."""
+
+    def __init__(self) -> None:
+        self.lost: list[Wait] = []
+        self.stopped: list[Wait] = []
+        self.passed: set[int] = set()
+        self._children: list[Child] = []
+        self.lock = threading.Lock()
+        self.holder = Holder(
+            self.lock, lambda wait: wait.tid not in self.passed, self.lost.append, self.lost.append, self.stopped.append
+        )
+        self.holder.start()
+
+    def spin(self, *words: str) -> tuple[Child, Wait]:
+        """A process that spins, and the wait that it stands for."""
+        child = Child(*words, "perl", "-e", _SPIN)
+        self._children.append(child)
+        if not words:
+            until(lambda: _handles_usr1(child.pid), "perl's handler")
+        wait = Wait(child.pid, child.pid, time.monotonic_ns(), 1, 1, Intent.READ, None, "perl", False)
+        return child, wait
+
+    def end(self) -> None:
+        """End the holder and all processes."""
+        self.holder.end()
+        for child in self._children:
+            if state_of(child.pid):
+                os.kill(child.pid, signal.SIGKILL)
+            child.finish()
+
+
+def _handles_usr1(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A running holder."""
+    made = Bench()
+    yield made
+    made.end()
+
+
+def _runs(pid: int) -> bool:
+    return state_of(pid) in ("R", "S", "D")
+
+
+def _park(bench: Bench) -> tuple[Child, Wait]:
+    child, wait = bench.spin()
+    bench.holder.watch(wait)
+    until(lambda: state_of(child.pid) == "t", "parking")
+    return child, wait
+
+
+def test_park_and_free(bench: Bench) -> None:
+    child, wait = _park(bench)
+    bench.holder.free(*wait.key)
+    until(lambda: _runs(child.pid), "going on")
+    assert bench.lost == []
+
+
+def test_who_may_pass_is_not_parked(bench: Bench) -> None:
+    child, wait = bench.spin()
+    bench.passed.add(child.pid)
+    bench.holder.watch(wait)
+    other, _ = _park(bench)
+    assert state_of(other.pid) == "t"
+    assert _runs(child.pid)
+
+
+def test_unwatched_in_time(bench: Bench) -> None:
+    child, wait = bench.spin()
+    wait = wait._replace(since_ns=time.monotonic_ns() + 50_000_000)
+    bench.holder.watch(wait)
+    with bench.lock:
+        bench.holder.unwatch(*wait.key)
+    _park(bench)
+    assert _runs(child.pid)
+
+
+def test_signal_is_delivered(bench: Bench) -> None:
+    child, wait = _park(bench)
+    os.kill(child.pid, signal.SIGUSR1)
+    assert child.finish() == "handled\n"
+    assert bench.lost == [wait]
+
+
+def test_kill_is_immediate_and_known(bench: Bench) -> None:
+    child, wait = _park(bench)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.status() == -signal.SIGKILL
+    until(lambda: bench.lost == [wait], "the end of the wait")
+
+
+def test_users_stop_and_continue(bench: Bench) -> None:
+    child, wait = _park(bench)
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: state_of(child.pid) == "T", "the user's stop")
+    assert bench.lost == [wait]
+    os.kill(child.pid, signal.SIGCONT)
+    until(lambda: _runs(child.pid), "going on")
+
+
+def test_traced_by_somebody_else_is_ordered_to_stop(bench: Bench) -> None:
+    strace, _ = bench.spin("strace", "-f", "-o", "/dev/null")
+    children = Path(f"/proc/{strace.pid}/task/{strace.pid}/children")
+    until(children.read_text, "strace's child")
+    traced = int(children.read_text().split()[0])
+    until(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{traced}/status").read_text(), "tracing")
+    wait = Wait(traced, traced, time.monotonic_ns(), 1, 1, Intent.READ, None, "perl", False)
+    bench.holder.watch(wait)
+    until(lambda: bench.stopped == [wait], "the order")
+    os.kill(traced, signal.SIGKILL)
+
+
+def test_stopped_process_is_resumed_and_then_forgotten(bench: Bench) -> None:
+    child, wait = bench.spin()
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: state_of(child.pid) == "T", "the stop")
+    bench.holder.resume(wait)
+    until(lambda: bench.lost != [], "the confirmation")
+    assert _runs(child.pid)
+
+
+def test_stop_that_arrives_after_its_continuation(bench: Bench) -> None:
+    child, wait = bench.spin()
+    bench.holder.resume(wait)
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: _runs(child.pid) and bench.lost, "going on")
+
+
+def test_end_lets_everybody_go() -> None:
+    bench = Bench()
+    child, _ = _park(bench)
+    bench.holder.end()
+    until(lambda: _runs(child.pid), "going on")
+    bench.end()
