@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from active_restore.linux import ptrace
-from active_restore.linux.process import name_thread
+from active_restore.linux.process import is_alive, name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ _TICK_SECONDS = 0.001
 _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
-_STOP_TRIES = 2000
+_STOP_SECONDS = 0.05
 _CONFIRM_SECONDS = (0.02, 0.2, 1.0)
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
 
@@ -55,6 +55,7 @@ class Holder:
         self._still_waits, self._lost, self._resumed, self._stop = still_waits, lost, resumed, stop
         self._watched: dict[tuple[int, int], Wait] = {}
         self._parked: dict[int, Wait] = {}
+        self._late: set[int] = set()
         self._freed: list[tuple[int, int]] = []
         self._continued: list[tuple[float, Wait]] = []
         self._wake = threading.Event()
@@ -86,7 +87,7 @@ class Holder:
         self._watched.pop((tid, since_ns), None)
 
     def free(self, tid: int, since_ns: int) -> None:
-        """Let a thread go on if it was parked; the others go on by themselves."""
+        """Let a thread go on if it was parked; the others go on by themselves. Called after its gate was opened."""
         if tid in self._parked:
             self._freed.append((tid, since_ns))
             self._wake.set()
@@ -128,11 +129,12 @@ class Holder:
                 polled = time.monotonic()
         for wait in list(self._parked.values()):
             self._detach(wait.tid, 0)
+        # Who has not stopped yet is let go by the kernel when this thread ends.
 
     def _pause(self) -> float | None:
         if self._watched:
             return _TICK_SECONDS
-        return self._poll_pause() if self._parked or self._continued else None
+        return self._poll_pause() if self._parked or self._continued or self._late else None
 
     def _poll_pause(self) -> float:
         return _POLL_SECONDS + len(self._parked) * _POLL_SECONDS_A_THREAD
@@ -154,31 +156,40 @@ class Holder:
                     self._stop(wait)
                 return
             status = self._stopped(wait.tid)
-            if status is None or not os.WIFSTOPPED(status):
-                return
             self._parked[wait.tid] = wait
             # It may have been refused at the last moment, and is on its way.
             waits = self._still_waits(wait)
-        if not waits:
-            self._detach(wait.tid, 0 if ptrace.is_trap(status) else _deliver(status))
-        elif not ptrace.is_trap(status):
-            self._take_stop(wait, status)
+        if status is not None:
+            self._take_change(wait.tid, status)
+        if not waits and wait.tid in self._parked:
+            self._detach(wait.tid, 0)
 
     @staticmethod
     def _stopped(tid: int) -> int | None:
-        """The status with which a seized thread stops (microseconds, since it spins) or ends; ``None`` if it does neither."""
+        """The status with which a seized thread stops or ends: microseconds, since it spins, unless it gets no processor."""
+        end = time.monotonic() + _STOP_SECONDS
         with contextlib.suppress(OSError):
             ptrace.interrupt(tid)
-            for _ in range(_STOP_TRIES):
+            while time.monotonic() < end:
                 status = ptrace.change(tid)
                 if status is not None:
                     return status
                 os.sched_yield()
         return None
 
-    def _take_stop(self, wait: Wait, status: int) -> None:
-        """It stopped for another reason than ours: for the user's group stop, or with a signal in its hands."""
-        if ptrace.is_group_stop(status) or _deliver(status):
+    def _take_change(self, tid: int, status: int) -> None:
+        """A thread that we trace has stopped or ended."""
+        wait = self._parked.get(tid)
+        if not os.WIFSTOPPED(status):
+            self._late.discard(tid)
+            self._parked.pop(tid, None)
+            if wait is not None:
+                self._lost(wait)
+        elif wait is None:
+            self._late.discard(tid)
+            self._detach(tid, _deliver(status))
+        elif ptrace.is_group_stop(status) or _deliver(status):
+            # The user's stop, or a signal that it already has in its hands.
             self._let_handle(wait, _deliver(status))
 
     def _let_handle(self, wait: Wait, received: int) -> None:
@@ -188,8 +199,12 @@ class Holder:
 
     def _detach(self, tid: int, received: int) -> None:
         self._parked.pop(tid, None)
-        with contextlib.suppress(ProcessLookupError):
+        try:
             ptrace.detach(tid, received)
+        except ProcessLookupError:
+            # It is gone; or it has not stopped yet, and goes on as soon as it has.
+            if is_alive(tid):
+                self._late.add(tid)
 
     def _detach_freed(self) -> None:
         while self._freed:
@@ -200,17 +215,7 @@ class Holder:
 
     def _collect_changes(self) -> None:
         while (change := ptrace.next_change()) is not None:
-            tid, status = change
-            wait = self._parked.get(tid)
-            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                self._parked.pop(tid, None)
-                if wait is not None:
-                    self._lost(wait)
-            elif wait is None:
-                # It stopped later than we were willing to wait for.
-                self._detach(tid, 0)
-            elif not ptrace.is_trap(status):
-                self._take_stop(wait, status)
+            self._take_change(*change)
 
     def _look_for_signals(self) -> None:
         for wait in list(self._parked.values()):
@@ -231,7 +236,8 @@ class Holder:
 def _deliver(status: int) -> int:
     """The signal that a stopped thread has in its hands, 0 for none; SIGCONT is ours, from the time when it was spinning."""
     received = os.WSTOPSIG(status)
-    return 0 if ptrace.is_group_stop(status) or received == signal.SIGCONT else received
+    is_event = ptrace.is_trap(status) or ptrace.is_group_stop(status)
+    return 0 if is_event or received == signal.SIGCONT else received
 
 
 def _continue(tgid: int) -> None:

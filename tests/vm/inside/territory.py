@@ -28,9 +28,9 @@ DEADLINE_S = 60.0
 _ROWS = 10_000
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition. Fails after a minute."""
-    end = time.monotonic() + DEADLINE_S
+def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE_S) -> None:
+    """Wait for a condition. Fails after ``seconds``."""
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.002)

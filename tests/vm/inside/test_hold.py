@@ -303,6 +303,7 @@ def test_traced_task_gets_eagain_without_a_guard(guarded: Guarded) -> None:
     assert guarded.of(row) == []
 
 
+@pytest.mark.timeout(900)
 def test_five_thousand_wait_at_once(guarded: Guarded) -> None:
     row = guarded.lay("crowd", CONTENT)
     code = """
@@ -317,6 +318,6 @@ def test_five_thousand_wait_at_once(guarded: Guarded) -> None:
         print(sizes.count(int(sys.argv[2])))
     """
     child = python(code, guarded.paths[row], str(len(CONTENT)))
-    until(lambda: len(guarded.waiting()) == 5000, "5,000 waits")
+    until(lambda: len(guarded.waiting()) == 5000, "5,000 waits", seconds=250)
     guarded.fill(row)
     assert child.finish(seconds=240) == "5000\n"
