@@ -83,10 +83,10 @@ class Layer:
                 yield laid
         self._enter(b"")
 
-    def finish_directories(self, backwards: Iterable[tuple[int, Node]]) -> None:
+    def finish_directories(self, backwards: Iterable[Node]) -> None:
         """Final metadata of directories, deepest first, after everything in them was created."""
-        for _, node in backwards:
-            if node.kind is Kind.DIR and node.path:
+        for node in backwards:
+            if node.path:
                 parent, _, name = node.path.rpartition(b"/")
                 with contextlib.suppress(FileNotFoundError):
                     self._enter(parent)

@@ -103,15 +103,15 @@ class Run:
         return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows)
 
     def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
-        """Plan, arm the empty guard, lay everything in the staging directory."""
+        """Arm the empty guard, then read the snapshot and lay everything in the staging directory."""
         self._job.save()
         laying.take_back()
-        laying.plan()
+        snapshot = laying.choose()
         self._phase = "laying"
         self._job = laying.job = laying.job.in_phase("laying")
         interceptor.arm(self._territory())
         try:
-            laying.lay(interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
+            laying.lay(snapshot, interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
             interceptor.laid()
         except BaseException as error:
             interceptor.disarm()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
-from active_restore.model import Problem
+from active_restore.model import Kind, Problem
 from active_restore.placeholder import Laid, Layer, make_staging, remove_staging, staging_name
 from active_restore.restore import plan, target
 from active_restore.restore.existing import ExistingTree, dress
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from active_restore.model import Node
     from active_restore.restore.job import Job
     from active_restore.restore.progress import Reporter
-    from active_restore.source.base import Source
+    from active_restore.source.base import SnapshotInfo, Source
 
 _BATCH_FILES = 10_000
 _Item = TypeVar("_Item")
@@ -57,53 +57,80 @@ class Laying:
         self._root = root
         self._telling = telling
 
-    def plan(self) -> None:
-        """Read the snapshot into the catalog. Raises ``NoSpace`` before anything is touched."""
-        options = self.job.options
-        snapshot = self._source.select(options.snapshot)
+    def choose(self) -> SnapshotInfo:
+        """Which snapshot it is, from now on and after every interruption. Raises ``SnapshotError``."""
+        snapshot = self._source.select(self.job.options.snapshot)
         self.job = self.job.with_snapshot(snapshot.id)
-        keeps: Callable[[Node], bool] = _keeps_nothing
-        with contextlib.ExitStack() as stack:
-            if options.existing != "refuse":
-                reader = stack.enter_context(contextlib.closing(self._source.reader()))
-                keeps = ExistingTree(self._root, options.existing, reader).keeps
-            nodes = self._until_stopped(plan.selected(self._source, snapshot, options))
-            counts = plan.plan(self._catalog, nodes, keeps)
-        target.check_space(options.target, counts.entries, counts.room_bytes)
-        self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
-        for problem in self._catalog.problems():
-            self._telling.problem(problem)
+        return snapshot
 
     def plan_again(self) -> None:
         """The state was lost: rows are the same for the same snapshot, so the markers tell what is left."""
         options = self.job.options
-        snapshot = self._source.select(options.snapshot)
-        plan.plan(self._catalog, plan.selected(self._source, snapshot, options), _keeps_nothing)
-        rebuild(self._catalog, options.target, self.job.marker_prefix, self._source.order_key)
+        self._catalog.clear()
+        nodes = plan.selected(self._source, self.choose(), options)
+        rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
         self.job = self.job.in_phase("revealing")
 
-    def lay(self, add: Callable[[Iterable[tuple[int, int]]], None], *, inode_numbers: bool) -> None:
-        """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard."""
+    def lay(self, snapshot: SnapshotInfo, add: Callable[[Iterable[tuple[int, int]]], None], *, inode_numbers: bool) -> None:
+        """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard.
+
+        One pass: entries are laid while the snapshot is read. Raises ``NoSpace`` as soon as the room cannot suffice.
+        """
+        self._catalog.clear()
         self.job.mark_target()
         staging = make_staging(self.job.options.target, self.job.restore_id)
         layer = Layer(staging, self.job.marker_prefix, self._telling.warn, inode_numbers=inode_numbers)
-        with contextlib.closing(layer):
-            _in_own_thread(lambda: self._create(layer, add))
+        with contextlib.ExitStack() as stack:
+            stack.callback(layer.close)
+            keeps: Callable[[Node], bool] = _keeps_nothing
+            if self.job.options.existing != "refuse":
+                reader = stack.enter_context(contextlib.closing(self._source.reader()))
+                keeps = ExistingTree(self._root, self.job.options.existing, reader).keeps
+            counted = plan.Plan(keeps)
+            _in_own_thread(lambda: self._create(layer, counted, snapshot, add))
+        counts = counted.counts
         sync_filesystem(self._root)
+        self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
 
-    def _create(self, layer: Layer, add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
+    def _create(
+        self, layer: Layer, counted: plan.Plan, snapshot: SnapshotInfo, add: Callable[[Iterable[tuple[int, int]]], None]
+    ) -> None:
+        room = target.Room(self.job.options.target)
         batch: list[Laid] = []
-        for item in layer.lay(self._until_stopped(self._catalog.nodes())):
+        for item in layer.lay(self._to_lay(counted, snapshot)):
             if isinstance(item, Problem):
-                self._catalog.add_problem(item)
-                self._telling.problem(item)
+                self._tell(item)
                 continue
             batch.append(item)
             if len(batch) >= _BATCH_FILES:
+                room.check(counted.counts.entries, counted.counts.room_bytes)
                 self._register(batch, add)
                 batch = []
+        room.check(counted.counts.entries, counted.counts.room_bytes)
         self._register(batch, add)
-        layer.finish_directories(self._catalog.nodes_backwards())
+        self._catalog.end_plan(counted.counts.entries)
+        layer.finish_directories(self._catalog.directories_backwards())
+
+    def _to_lay(self, counted: plan.Plan, snapshot: SnapshotInfo) -> Iterator[tuple[int, Node]]:
+        """The entries that are not there yet; what the end needs is remembered on the way."""
+        remembered: list[tuple[int, Node, bool]] = []
+        for item in self._until_stopped(counted.number(plan.selected(self._source, snapshot, self.job.options))):
+            if isinstance(item, Problem):
+                self._tell(item)
+                continue
+            row, node, kept = item
+            if kept or node.kind is Kind.DIR:
+                remembered.append(item)
+                if len(remembered) >= _BATCH_FILES:
+                    self._catalog.add_nodes(remembered)
+                    remembered = []
+            if not kept:
+                yield row, node
+        self._catalog.add_nodes(remembered)
+
+    def _tell(self, problem: Problem) -> None:
+        self._catalog.add_problem(problem)
+        self._telling.problem(problem)
 
     def _register(self, batch: list[Laid], add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
         order = self._source.order_key
@@ -123,8 +150,7 @@ class Laying:
             return
         try:
             for problem in reveal(staging, self._root):
-                self._catalog.add_problem(problem)
-                self._telling.problem(problem)
+                self._tell(problem)
                 self._catalog.set_states(self._catalog.rows_below(problem.path), State.GONE)
         finally:
             os.close(staging)
@@ -135,8 +161,8 @@ class Laying:
         self._dress_root()
 
     def _dress_root(self) -> None:
-        node = self._catalog.node(0)
-        if node is None or node.path:
+        node = self._catalog.root()
+        if node is None:
             return
         os.fchown(self._root, node.uid, node.gid)
         os.fchmod(self._root, node.mode)
