@@ -68,7 +68,7 @@ class Catalog:
     """One database. Writers share one connection and a lock; each reading thread has a connection of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path
+        self.file_path = path
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -82,7 +82,7 @@ class Catalog:
             ) from error
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
+        db = sqlite3.connect(self.file_path, isolation_level=None, check_same_thread=False, timeout=30)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         return db

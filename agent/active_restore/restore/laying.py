@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
-from active_restore.model import Kind, Problem
-from active_restore.placeholder import Laid, Layer, make_staging, remove_staging, staging_name
+from active_restore.model import Problem
+from active_restore.placeholder import make_staging, remove_staging, staging_name
 from active_restore.restore import plan, target
 from active_restore.restore.existing import ExistingTree, dress
+from active_restore.restore.layer_process import Entry, LayerProcess, Outcome
 from active_restore.restore.progress import Planned
 from active_restore.restore.rebuild import rebuild
 from active_restore.restore.reveal import reveal
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator
 
     from active_restore.model import Node
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
     from active_restore.source.base import SnapshotInfo, Source
 
-_BATCH_FILES = 10_000
+_BATCH_ENTRIES = 2000
 _Item = TypeVar("_Item")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -71,71 +72,56 @@ class Laying:
         rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
         self.job = self.job.in_phase("revealing")
 
-    def lay(self, snapshot: SnapshotInfo, add: Callable[[Iterable[tuple[int, int]]], None], *, inode_numbers: bool) -> None:
+    def lay(
+        self,
+        snapshot: SnapshotInfo,
+        process: LayerProcess,
+        add: Callable[[list[tuple[int, int]]], None],
+        *,
+        inode_numbers: bool,
+    ) -> None:
         """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard.
 
         One pass: entries are laid while the snapshot is read. Raises ``NoSpace`` as soon as the room cannot suffice.
         """
+        options = self.job.options
         self._catalog.clear()
         self.job.mark_target()
-        staging = make_staging(self.job.options.target, self.job.restore_id)
-        layer = Layer(staging, self.job.marker_prefix, self._telling.warn, inode_numbers=inode_numbers)
+        staging = make_staging(options.target, self.job.restore_id)
+        outcome = Outcome(add, self._telling.problem, self._telling.warn)
+        process.begin(self._catalog.file_path, staging, self.job.marker_prefix, outcome, inode_numbers=inode_numbers)
         with contextlib.ExitStack() as stack:
-            stack.callback(layer.close)
             keeps: Callable[[Node], bool] = _keeps_nothing
-            if self.job.options.existing != "refuse":
+            if options.existing != "refuse":
                 reader = stack.enter_context(contextlib.closing(self._source.reader()))
-                keeps = ExistingTree(self._root, self.job.options.existing, reader).keeps
-            counted = plan.Plan(keeps)
-            _in_own_thread(lambda: self._create(layer, counted, snapshot, add))
-        counts = counted.counts
+                keeps = ExistingTree(self._root, options.existing, reader).keeps
+            counts = self._send(plan.Plan(keeps), snapshot, process)
+        process.finish()
+        self._catalog.end_plan(counts.entries)
         sync_filesystem(self._root)
         self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
 
-    def _create(
-        self, layer: Layer, counted: plan.Plan, snapshot: SnapshotInfo, add: Callable[[Iterable[tuple[int, int]]], None]
-    ) -> None:
+    def _send(self, counted: plan.Plan, snapshot: SnapshotInfo, process: LayerProcess) -> plan.Counts:
         room = target.Room(self.job.options.target)
-        batch: list[Laid] = []
-        for item in layer.lay(self._to_lay(counted, snapshot)):
-            if isinstance(item, Problem):
-                self._tell(item)
-                continue
-            batch.append(item)
-            if len(batch) >= _BATCH_FILES:
-                room.check(counted.counts.entries, counted.counts.room_bytes)
-                self._register(batch, add)
-                batch = []
-        room.check(counted.counts.entries, counted.counts.room_bytes)
-        self._register(batch, add)
-        self._catalog.end_plan(counted.counts.entries)
-        layer.finish_directories(self._catalog.directories_backwards())
-
-    def _to_lay(self, counted: plan.Plan, snapshot: SnapshotInfo) -> Iterator[tuple[int, Node]]:
-        """The entries that are not there yet; what the end needs is remembered on the way."""
-        remembered: list[tuple[int, Node, bool]] = []
+        order = self._source.order_key
+        batch: list[Entry] = []
         for item in self._until_stopped(counted.number(plan.selected(self._source, snapshot, self.job.options))):
             if isinstance(item, Problem):
                 self._tell(item)
                 continue
             row, node, kept = item
-            if kept or node.kind is Kind.DIR:
-                remembered.append(item)
-                if len(remembered) >= _BATCH_FILES:
-                    self._catalog.add_nodes(remembered)
-                    remembered = []
-            if not kept:
-                yield row, node
-        self._catalog.add_nodes(remembered)
+            batch.append(Entry(row, node, kept, order(node.content) if node.content else 0))
+            if len(batch) >= _BATCH_ENTRIES:
+                room.check(counted.counts.entries, counted.counts.room_bytes)
+                process.send(batch)
+                batch = []
+        room.check(counted.counts.entries, counted.counts.room_bytes)
+        process.send(batch)
+        return counted.counts
 
     def _tell(self, problem: Problem) -> None:
         self._catalog.add_problem(problem)
         self._telling.problem(problem)
-
-    def _register(self, batch: list[Laid], add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
-        order = self._source.order_key
-        self._catalog.add_files((item.file, item.inode, order(item.file.ref.content)) for item in batch)
-        add((item.file.row, item.inode) for item in batch)
 
     def take_back(self) -> None:
         """Nothing was visible yet: remove what was laid."""
@@ -180,20 +166,3 @@ class Laying:
 
 def _keeps_nothing(_: Node) -> bool:
     return False
-
-
-def _in_own_thread(work: Callable[[], None]) -> None:
-    """Run ``work`` in a thread that may change its working directory and umask for itself; its exception is raised here."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="lay")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
