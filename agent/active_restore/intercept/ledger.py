@@ -16,6 +16,9 @@ _SETTING = 1
 _REFUSAL = 2
 _HIGHEST = 3
 _MASK = 4
+_KEEPER = 5
+_STANDBY = 6
+_AGENT = 7
 _EXEMPT = 8
 _EXEMPT_SLOTS = 120
 _TICKETS = 128
@@ -67,7 +70,9 @@ class Ledger:
         return frozenset(self._words[_EXEMPT : _EXEMPT + _EXEMPT_SLOTS]) - {0}
 
     def add_exempt(self, tid: int) -> None:
-        """Exempt a thread. Raises ``OverflowError`` when all slots are taken."""
+        """Exempt a thread; twice is once. Raises ``OverflowError`` when all slots are taken."""
+        if tid in self.exempt:
+            return
         for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
             if self._words[slot] == 0:
                 self._words[slot] = tid
@@ -126,6 +131,35 @@ class Ledger:
     @mask.setter
     def mask(self, mask: int) -> None:
         self._words[_MASK] = mask
+
+    @property
+    def keeper(self) -> int:
+        """The process that reads the group."""
+        return self._words[_KEEPER]
+
+    @property
+    def standby(self) -> int:
+        """The process that waits for the keeper's death; 0 where it has just taken over."""
+        return self._words[_STANDBY]
+
+    @property
+    def agent(self) -> int:
+        """The process that was connected last, 0 where it has left."""
+        return self._words[_AGENT]
+
+    @agent.setter
+    def agent(self, pid: int) -> None:
+        self._words[_AGENT] = pid
+
+    def stand_by(self, pid: int) -> None:
+        """This process is the standby now."""
+        self._words[_STANDBY] = pid
+
+    def keep(self, pid: int) -> None:
+        """This process is the keeper now. In this order: whoever looks finds it in one of the two places at any time."""
+        self._words[_KEEPER] = pid
+        if self._words[_STANDBY] == pid:
+            self._words[_STANDBY] = 0
 
     @property
     def highest(self) -> int:

@@ -53,5 +53,9 @@ def spare_from_oom_killer() -> None:
 
 
 def is_alive(tid: int) -> bool:
-    """Whether a thread with this id exists."""
-    return os.path.exists(f"/proc/{tid}")
+    """Whether a thread with this id exists and has not ended (as a zombie has)."""
+    try:
+        stat = Path(f"/proc/{tid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in b"ZX"
