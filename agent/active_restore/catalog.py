@@ -21,7 +21,7 @@ from active_restore.errors import ActiveRestoreError
 from active_restore.model import FileRef, Node, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _SCHEMA = """
@@ -178,6 +178,16 @@ class Catalog:
         query = "SELECT path,size,mtime_ns,content,handle FROM file WHERE row=?"
         found = self._reader().execute(query, (row,)).fetchone()
         return None if found is None else FileRow(row, FileRef(*found[:4]), found[4])
+
+    def files(self, rows: Sequence[int]) -> list[FileRow]:
+        """Placeholders by their rows, in the same order; rows that are none are left out."""
+        marks = ",".join("?" * len(rows))
+        query = f"SELECT row,path,size,mtime_ns,content,handle FROM file WHERE row IN ({marks})"
+        found = {
+            row: FileRow(row, FileRef(path, size, mtime_ns, content), handle)
+            for row, path, size, mtime_ns, content, handle in self._reader().execute(query, rows)
+        }
+        return [found[row] for row in rows if row in found]
 
     def path(self, row: int) -> bytes:
         """The path that a row had in the snapshot."""
