@@ -40,6 +40,9 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
 
 _LOOK_SECONDS = 1.0
+# A ticket is the event's number below, and above how many keepers have died before the one that gave it.
+_NUMBER_BITS = 32
+_NUMBER = (1 << _NUMBER_BITS) - 1
 
 
 def supported_mask(group: int, path: str) -> int:
@@ -68,6 +71,8 @@ class FanotifyInterceptor:
         self._ending = False
         self._ended = threading.Event()
         self._relink = threading.Lock()
+        self._answering = threading.Lock()
+        self._keepers = 0
         self._exempt: set[int] = set()
         self._exempting = threading.Lock()
 
@@ -135,7 +140,9 @@ class FanotifyInterceptor:
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
         while not self._ending:
-            link, _ = self._linked()
+            with self._answering:
+                keeper = self._keepers
+                link, _ = self._linked()
             try:
                 packet = link.sock.recv(wire.MAX_PACKET_BYTES)
             except OSError:
@@ -143,13 +150,13 @@ class FanotifyInterceptor:
             if packet:
                 kind, values = wire.unpack(packet)
                 if kind == wire.FAULT:
-                    self._deliver(FaultPacket(*values), on_fault)
+                    self._deliver(FaultPacket(*values), keeper, on_fault)
             elif not self._ending:
                 self._reconnect(link)
 
-    def _deliver(self, packet: FaultPacket, on_fault: Callable[[Fault], None]) -> None:
+    def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
         """A keeper that has just taken over does not know yet who is exempt: our own opens go on here."""
-        fault = _fault(packet)
+        fault = _fault(packet, keeper)
         if packet.tid in self._exempt:
             self._answer([fault], 0)
         else:
@@ -166,7 +173,9 @@ class FanotifyInterceptor:
                 for tid in self._exempt:
                     link.ledger.add_exempt(tid)
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
-            self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
+            with self._answering:
+                self._keepers += 1
+                self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
             os.close(link.group)
             os.close(link.listener)
             link.ledger.close()
@@ -214,12 +223,16 @@ class FanotifyInterceptor:
         self._answer(faults, errno)
 
     def _answer(self, faults: Sequence[Fault], refusal: int) -> None:
-        link, _ = self._linked()
-        for fault in faults:
-            answer(link.group, fault.ticket, refusal)
-        with contextlib.suppress(OSError):
-            # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
-            link.sock.send(wire.pack(wire.DONE, [fault.ticket for fault in faults]), socket.MSG_NOSIGNAL)
+        with self._answering:
+            # Faults of a keeper that has died are left alone: its successor has reported them again, and may have given
+            # their numbers to other events after that was answered.
+            numbers = [fault.ticket & _NUMBER for fault in faults if fault.ticket >> _NUMBER_BITS == self._keepers]
+            link, _ = self._linked()
+            for number in numbers:
+                answer(link.group, number, refusal)
+            with contextlib.suppress(OSError):
+                # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
+                link.sock.send(wire.pack(wire.DONE, numbers), socket.MSG_NOSIGNAL)
 
     def exempt(self, tid: int) -> None:
         """Written into the shared ledger: in force at once."""
@@ -274,7 +287,7 @@ def _wait_for_end(sock: socket.socket) -> None:
         pass
 
 
-def _fault(packet: FaultPacket) -> Fault:
+def _fault(packet: FaultPacket, keeper: int) -> Fault:
     opening = packet.offset < 0
     if packet.tid == 0:
         intent, task = Intent.WRITE, Task(0, 0, "")
@@ -282,4 +295,4 @@ def _fault(packet: FaultPacket) -> Fault:
         intent = tasks.intent(packet.tid) if opening else tasks.access_intent(packet.tid)
         task = tasks.describe(packet.tid)
     span = None if opening else (packet.offset, packet.length)
-    return Fault(packet.number, packet.row, packet.handle, intent, task, packet.since_ns, span)
+    return Fault(keeper << _NUMBER_BITS | packet.number, packet.row, packet.handle, intent, task, packet.since_ns, span)

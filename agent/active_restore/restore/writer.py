@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from active_restore.catalog import FileRow, State
 from active_restore.linux.files import punch_hole
 from active_restore.marker import marker_value
-from active_restore.placeholder import open_inode, read_marker
+from active_restore.placeholder import open_inode, open_ours, read_marker
 
 if TYPE_CHECKING:
     from active_restore.model import Piece
@@ -64,7 +64,7 @@ class Filling:
         self.inode = inode
         if read_marker(inode) != marker_value(self._prefix, self.file.row):
             return Claim.UNMARKED
-        self._fd = os.open(f"/proc/self/fd/{inode}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOATIME)
+        self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         state = self._board.state[self.file.row]
         if state != State.LAID:
