@@ -90,7 +90,7 @@ class FanotifyInterceptor:
             os.close(group)
 
     def _arm(self, group: int, territory: Territory) -> None:
-        ledger = Ledger.create(territory.rows)
+        ledger = Ledger.create()
         listener = keepers.listen(territory.run_dir)
         with listener, contextlib.closing(ledger):
             try:

@@ -24,6 +24,8 @@ _EXEMPT_SLOTS = 120
 _TICKETS = 128
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
+# Rows beyond are served all the same, by the agent.
+_MAX_ROWS = 1 << 28
 _UNKNOWN = 1
 _ROW_OFFSET = 2
 
@@ -45,10 +47,10 @@ class Ledger:
         self._readable = self._view[_WORDS_BYTES:]
 
     @classmethod
-    def create(cls, rows: int) -> Ledger:
-        """A new, empty ledger for so many rows."""
+    def create(cls) -> Ledger:
+        """A new, empty ledger. It is sparse: rows cost memory when they are filled."""
         fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(fd, _WORDS_BYTES + rows)
+        os.ftruncate(fd, _WORDS_BYTES + _MAX_ROWS)
         return cls(fd)
 
     def close(self) -> None:
