@@ -96,6 +96,7 @@ class FanotifyInterceptor:
             try:
                 mask = supported_mask(group, territory.root)
                 ledger.mask = mask
+                ledger.device = os.stat(territory.root).st_dev
                 crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
                 crew.start(watch_pid=crew.start())
                 self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)

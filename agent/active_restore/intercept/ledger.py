@@ -19,8 +19,9 @@ _MASK = 4
 _KEEPER = 5
 _STANDBY = 6
 _AGENT = 7
-_EXEMPT = 8
-_EXEMPT_SLOTS = 120
+_DEVICE = 8
+_EXEMPT = 9
+_EXEMPT_SLOTS = 119
 _TICKETS = 128
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
@@ -133,6 +134,15 @@ class Ledger:
     @mask.setter
     def mask(self, mask: int) -> None:
         self._words[_MASK] = mask
+
+    @property
+    def device(self) -> int:
+        """``st_dev`` of the placeholders: on btrfs a snapshot of them has another one."""
+        return self._words[_DEVICE]
+
+    @device.setter
+    def device(self, number: int) -> None:
+        self._words[_DEVICE] = number
 
     @property
     def keeper(self) -> int:
