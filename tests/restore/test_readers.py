@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.rig import marked
+from tests.kernel.rig import marked, traces
 from tests.kernel.tasks import Task, python, read, refused, run
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ def test_copied_with_its_marker(held_rig: Rig, target: Path) -> None:
     assert read(target / "file") == b"content" * 1000
     held_rig.finish(command, target)
     assert read(target / "copy") == b"mine" + (b"content" * 1000)[4:]
-    held_rig.assert_clean(target)
+    # The marker that cp took along may stay on the copy: the guard has learnt before that it is a plain file.
+    assert traces(target) in ([], [str(target / "copy")])
 
 
 def test_btrfs_snapshot_shows_no_zeros(held_rig: Rig, disk: Disk, target: Path) -> None:
