@@ -129,6 +129,8 @@ class FanotifyInterceptor:
         except NotRunning:
             return False
         self._territory = territory
+        # Mounted again (a loop device, a reboot of a container), the file system may have another number.
+        self._link.ledger.device = os.stat(territory.root).st_dev
         self.laid()
         self._watch_standby()
         return True
