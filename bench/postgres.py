@@ -57,7 +57,7 @@ class Cluster:
         self._data.mkdir(parents=True)
         shutil.chown(self._data, "postgres")
         self._run("initdb", "--no-sync", "--auth=trust", "--locale=C.UTF-8", "-D", str(self._data))
-        with self.running("-c fsync=off -c max_wal_size=4GB"):
+        with self.running("-c fsync=off -c wal_level=minimal -c max_wal_size=128MB -c min_wal_size=32MB"):
             arguments = ("--initialize", "--quiet", f"--scale={scale}", f"--partitions={_PARTITIONS}", "--no-vacuum")
             self._run("pgbench", *arguments, "-h", str(self._socket), "postgres")
             for statement in _MAKE.split(";"):

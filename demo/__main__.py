@@ -98,9 +98,7 @@ class Demo:
             with self._show.moving("reading the list of files"):
                 with restoring(source, str(disk), env=self._env, on_event=self._event) as running:
                     running.wait_for("ready")
-                    self._show.line(
-                        f"{running.at['ready']:5.1f} s  every file is there by name: ready"
-                    )
+                    self._show.line(f"{running.at['ready']:5.1f} s  every file is there by name: ready")
                     uses = Uses(disk, running.started, self._answered)
                     end = running.finish()
                     uses.wait()

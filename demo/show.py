@@ -64,7 +64,8 @@ class Show:
 
     def table(self, rows: list[tuple[str, float, float]]) -> None:
         """``(what, seconds as usual, seconds with active restore)``."""
-        table = Table(title="Seconds after the restore began", title_justify="left")
+        note = "active-restore counts until everything is safe on the disk; restic ends while much of it is still in memory"
+        table = Table(title="Seconds after the restore began", title_justify="left", caption=note, caption_justify="left")
         table.add_column("")
         for name in ("restic restore", "active-restore", ""):
             table.add_column(name, justify="right")

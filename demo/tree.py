@@ -79,11 +79,12 @@ def _shared_libraries(binaries: list[Path]) -> list[Path]:
 
 
 def _candidates() -> list[Path]:
-    """More of this machine, in the order in which it is taken."""
+    """More of this machine, in the order in which it is taken: libraries and programs, then documents, folder by folder."""
     usr = Path("/usr")
     multiarch = str(sysconfig.get_config_var("MULTIARCH"))
-    names = ("share", "lib/python3", "lib/git-core", "lib/gcc", "bin", f"lib/{multiarch}", "sbin", "include")
-    return [usr / name for name in names if (usr / name).is_dir()]
+    names = (f"lib/{multiarch}", "bin", "lib/python3", "lib/git-core", "lib/gcc", "sbin")
+    folders = sorted(path for path in (usr / "share").iterdir() if path.is_dir() and not path.is_symlink())
+    return [*(usr / name for name in names if (usr / name).is_dir()), *folders]
 
 
 def _size(path: Path) -> int:

@@ -19,6 +19,7 @@ from active_restore.intercept import keepers
 from active_restore.linux.notify import notify
 from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
+from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.run import Run
 from active_restore.source.open import open_source
@@ -92,10 +93,14 @@ def _refuse_second(name: str, target: str) -> None:
 
 
 def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float) -> Done:
-    source = open_source(job.options.source, env)
-    job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(source):
-        run = Run(job, source, reporter, started)
+    with contextlib.ExitStack() as stack:
+        layer = None
+        if job.phase in ("planning", "laying"):
+            # Before the source: deriving its key takes as long as this process needs to start.
+            layer = stack.enter_context(contextlib.closing(LayerProcess()))
+        source = stack.enter_context(contextlib.closing(open_source(job.options.source, env)))
+        job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run = Run(job, source, layer, reporter, started)
         return asyncio.run(_drive(run, job, reporter))
 
 

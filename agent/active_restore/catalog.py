@@ -21,12 +21,12 @@ from active_restore.errors import ActiveRestoreError
 from active_restore.model import FileRef, Node, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS node(
-    row INTEGER PRIMARY KEY, node BLOB NOT NULL, kept INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS plan(entries INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS node(row INTEGER PRIMARY KEY, node BLOB NOT NULL, kept INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS file(
     row INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     content BLOB NOT NULL, handle BLOB NOT NULL, inode INTEGER NOT NULL, place INTEGER NOT NULL,
@@ -54,9 +54,8 @@ class FileRow(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Counts of a plan. ``bytes`` counts each inode once."""
+    """What there is to restore. ``bytes`` counts each inode once."""
 
-    entries: int
     files: int
     bytes: int
 
@@ -69,7 +68,7 @@ class Catalog:
     """One database. Writers share one connection and a lock; each reading thread has a connection of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path
+        self.file_path = path
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -83,7 +82,7 @@ class Catalog:
             ) from error
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
+        db = sqlite3.connect(self.file_path, isolation_level=None, check_same_thread=False, timeout=30)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         return db
@@ -114,63 +113,47 @@ class Catalog:
                 raise
             self._db.execute("COMMIT")
 
-    def plan(self, nodes: Iterable[tuple[Node, bool] | Problem]) -> None:
-        """Replace the plan by these ``(node, kept)``; rows count from 0 in their order, problems do not count.
-
-        ``kept`` nodes are in the target already and are not laid.
-        """
-
-        def rows(db: sqlite3.Connection) -> Iterator[tuple[int, bytes, bool]]:
-            row = 0
-            for item in nodes:
-                if isinstance(item, Problem):
-                    db.execute("INSERT INTO problem VALUES(?,?,?)", (item.path, item.errno, item.detail))
-                else:
-                    yield row, _encode(item[0]), item[1]
-                    row += 1
-
+    def clear(self) -> None:
+        """Forget an earlier plan."""
         with self._transaction() as db:
-            for table in ("node", "file", "problem"):
+            for table in ("plan", "node", "file", "problem"):
                 db.execute(f"DELETE FROM {table}")
-            db.executemany("INSERT INTO node VALUES(?,?,?)", rows(db))
 
-    def nodes(self) -> Iterator[tuple[int, Node]]:
-        """What is to be laid, in order, with row numbers."""
-        for row, node in self._reader().execute("SELECT row,node FROM node WHERE NOT kept ORDER BY row"):
-            yield row, _decode(node)
+    def add_nodes(self, nodes: Iterable[tuple[int, Node, bool]]) -> None:
+        """Directories, and ``kept`` files that are in the target already: what needs its metadata at the end."""
+        with self._transaction() as db:
+            db.executemany("INSERT INTO node VALUES(?,?,?)", ((row, _encode(node), kept) for row, node, kept in nodes))
+
+    def end_plan(self, entries: int) -> None:
+        """The walk is over: rows count from 0 to ``entries`` - 1."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO plan VALUES(?)", (entries,))
 
     def kept(self) -> Iterator[Node]:
         """What is in the target already."""
         for (node,) in self._reader().execute("SELECT node FROM node WHERE kept ORDER BY row"):
             yield _decode(node)
 
-    def node(self, row: int) -> Node | None:
-        """One node by its row."""
-        found = self._reader().execute("SELECT node FROM node WHERE row=?", (row,)).fetchone()
-        return _decode(found[0]) if found else None
+    def root(self) -> Node | None:
+        """The node of the target itself."""
+        found = self._reader().execute("SELECT node FROM node WHERE row=0").fetchone()
+        node = _decode(found[0]) if found else None
+        return node if node is not None and not node.path else None
 
-    def nodes_backwards(self) -> Iterator[tuple[int, Node]]:
-        """The plan from the end: children before their directory."""
-        for row, node in self._reader().execute("SELECT row,node FROM node WHERE NOT kept ORDER BY row DESC"):
-            yield row, _decode(node)
-
-    def problems(self) -> list[Problem]:
-        """What of the snapshot could not be planned."""
-        return [Problem(*found) for found in self._reader().execute("SELECT path,errno,detail FROM problem")]
+    def directories_backwards(self) -> Iterator[Node]:
+        """Directories from the end of the plan: children before their parents."""
+        for (node,) in self._reader().execute("SELECT node FROM node WHERE NOT kept ORDER BY row DESC"):
+            yield _decode(node)
 
     def add_problem(self, problem: Problem) -> None:
-        """Something that was planned turned out to be impossible."""
+        """Something of the snapshot that cannot be restored."""
         with self._transaction() as db:
             db.execute("INSERT INTO problem VALUES(?,?,?)", (problem.path, problem.errno, problem.detail))
 
     def row_count(self) -> int:
         """How many rows there are (rows count from 0)."""
-        found = self._reader().execute("SELECT max(row) FROM node").fetchone()[0]
-        return 0 if found is None else int(found) + 1
-
-    def entries(self) -> int:
-        """How many nodes the plan has."""
-        return int(self._reader().execute("SELECT count(*) FROM node").fetchone()[0])
+        found = self._reader().execute("SELECT entries FROM plan").fetchone()
+        return int(found[0]) if found else 0
 
     def add_files(self, files: Iterable[tuple[FileRow, int, int]]) -> None:
         """Placeholders that were laid: ``(file, inode number, place)``; place in the source as ``Source.order_key`` says."""
@@ -188,13 +171,23 @@ class Catalog:
     def totals(self) -> Totals:
         """How much there is to restore."""
         files, size = self._reader().execute("SELECT count(*), coalesce(sum(size),0) FROM file").fetchone()
-        return Totals(self.entries(), int(files), int(size))
+        return Totals(int(files), int(size))
 
     def file(self, row: int) -> FileRow | None:
         """A placeholder by its row."""
         query = "SELECT path,size,mtime_ns,content,handle FROM file WHERE row=?"
         found = self._reader().execute(query, (row,)).fetchone()
         return None if found is None else FileRow(row, FileRef(*found[:4]), found[4])
+
+    def files(self, rows: Sequence[int]) -> list[FileRow]:
+        """Placeholders by their rows, in the same order; rows that are none are left out."""
+        marks = ",".join("?" * len(rows))
+        query = f"SELECT row,path,size,mtime_ns,content,handle FROM file WHERE row IN ({marks})"
+        found = {
+            row: FileRow(row, FileRef(path, size, mtime_ns, content), handle)
+            for row, path, size, mtime_ns, content, handle in self._reader().execute(query, rows)
+        }
+        return [found[row] for row in rows if row in found]
 
     def path(self, row: int) -> bytes:
         """The path that a row had in the snapshot."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import msgpack
 
 MARKER = "trusted.active_restore"
+# Holds security.capability while a file is being filled: writing clears it, and the filler may be killed.
+SAVED_CAPABILITY = "trusted.active_restore_capability"
 FORMAT = 1
 
 

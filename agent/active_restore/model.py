@@ -20,7 +20,7 @@ class Kind(enum.IntEnum):
     BLOCK = 6
 
 
-class Node(msgspec.Struct, frozen=True, gc=False):
+class Node(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One entry of a snapshot with all its metadata. A Struct, not a dataclass: a million of them are made while planning.
 
     ``path`` is relative to the restored root, without leading slash; ``b""`` is the root itself. ``mode`` holds the

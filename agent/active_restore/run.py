@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from active_restore.intercept.base import Interceptor
     from active_restore.model import Problem
     from active_restore.restore.job import Job
+    from active_restore.restore.layer_process import LayerProcess
     from active_restore.restore.progress import Phase, Reporter
     from active_restore.source.base import Source
 
@@ -45,10 +46,14 @@ _MAX_WORKERS = 2
 
 
 class Run:
-    """``work`` once; ``stop`` from anywhere; the rest is what ``control.server.Commands`` asks for."""
+    """``work`` once; ``stop`` from anywhere; the rest is what ``control.server.Commands`` asks for.
 
-    def __init__(self, job: Job, source: Source, reporter: Reporter, started: float) -> None:
+    ``layer`` is needed where nothing is visible yet.
+    """
+
+    def __init__(self, job: Job, source: Source, layer: LayerProcess | None, reporter: Reporter, started: float) -> None:
         self._job = job
+        self._layer = layer
         self._source = source
         self._reporter = reporter
         self._started = started
@@ -103,17 +108,19 @@ class Run:
         return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows)
 
     def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
-        """Plan, arm the empty guard, lay everything in the staging directory."""
+        """Arm the empty guard, then read the snapshot and lay everything in the staging directory."""
         self._job.save()
         laying.take_back()
-        laying.plan()
+        snapshot = laying.choose()
         self._phase = "laying"
         self._job = laying.job = laying.job.in_phase("laying")
+        assert self._layer is not None
         interceptor.arm(self._territory())
         try:
-            laying.lay(interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
+            laying.lay(snapshot, self._layer, interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
             interceptor.laid()
         except BaseException as error:
+            self._layer.close()
             interceptor.disarm()
             laying.take_back()
             if isinstance(error, OSError):

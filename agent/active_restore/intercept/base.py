@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
     with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
-    ``rows`` is how many rows the catalog has.
+    ``rows`` is how many rows the catalog has, 0 before it is known.
     """
 
     root: str

@@ -19,6 +19,7 @@ from active_restore.intercept.guard import answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
+from active_restore.linux.process import is_alive
 from active_restore.model import Fault, Gate, Intent, Task
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ _INIT = (
 # Read-only: a writable event descriptor cannot be had for running programs, read-only mounts or immutable files, and the
 # kernel refuses the task's open where our descriptor fails.
 _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
+
+
+_LOOK_SECONDS = 1.0
+# A ticket is the event's number below, and above how many keepers have died before the one that gave it.
+_NUMBER_BITS = 32
+_NUMBER = (1 << _NUMBER_BITS) - 1
 
 
 def supported_mask(group: int, path: str) -> int:
@@ -62,7 +69,10 @@ class FanotifyInterceptor:
         self._link: keepers.Link | None = None
         self._listener: socket.socket | None = None
         self._ending = False
+        self._ended = threading.Event()
         self._relink = threading.Lock()
+        self._answering = threading.Lock()
+        self._keepers = 0
         self._exempt: set[int] = set()
         self._exempting = threading.Lock()
 
@@ -80,12 +90,13 @@ class FanotifyInterceptor:
             os.close(group)
 
     def _arm(self, group: int, territory: Territory) -> None:
-        ledger = Ledger.create(territory.rows)
+        ledger = Ledger.create()
         listener = keepers.listen(territory.run_dir)
         with listener, contextlib.closing(ledger):
             try:
                 mask = supported_mask(group, territory.root)
                 ledger.mask = mask
+                ledger.device = os.stat(territory.root).st_dev
                 crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
                 crew.start(watch_pid=crew.start())
                 self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)
@@ -96,6 +107,7 @@ class FanotifyInterceptor:
                 ) from error
         self._territory = territory
         self._link = keepers.connect(territory.run_dir)
+        self._watch_standby()
 
     @staticmethod
     def _mark(group: int, root: str, mask: int) -> None:
@@ -117,7 +129,10 @@ class FanotifyInterceptor:
         except NotRunning:
             return False
         self._territory = territory
+        # Mounted again (a loop device, a reboot of a container), the file system may have another number.
+        self._link.ledger.device = os.stat(territory.root).st_dev
         self.laid()
+        self._watch_standby()
         return True
 
     def _linked(self) -> tuple[keepers.Link, Territory]:
@@ -133,7 +148,9 @@ class FanotifyInterceptor:
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
         while not self._ending:
-            link, _ = self._linked()
+            with self._answering:
+                keeper = self._keepers
+                link, _ = self._linked()
             try:
                 packet = link.sock.recv(wire.MAX_PACKET_BYTES)
             except OSError:
@@ -141,13 +158,13 @@ class FanotifyInterceptor:
             if packet:
                 kind, values = wire.unpack(packet)
                 if kind == wire.FAULT:
-                    self._deliver(FaultPacket(*values), on_fault)
+                    self._deliver(FaultPacket(*values), keeper, on_fault)
             elif not self._ending:
                 self._reconnect(link)
 
-    def _deliver(self, packet: FaultPacket, on_fault: Callable[[Fault], None]) -> None:
+    def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
         """A keeper that has just taken over does not know yet who is exempt: our own opens go on here."""
-        fault = _fault(packet)
+        fault = _fault(packet, keeper)
         if packet.tid in self._exempt:
             self._answer([fault], 0)
         else:
@@ -159,28 +176,49 @@ class FanotifyInterceptor:
             if self._ending or self._link is not lost:
                 return
             _, territory = self._linked()
-            # The standby accepts as soon as it has taken over; until then connect waits in the backlog of the socket.
-            link = keepers.connect(territory.run_dir)
+            link = self._find_successor(territory)
             with self._exempting:
                 for tid in self._exempt:
                     link.ledger.add_exempt(tid)
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
-            self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
+            with self._answering:
+                self._keepers += 1
+                self._link = lost._replace(sock=link.sock, keeper_pid=link.keeper_pid)
             os.close(link.group)
             os.close(link.listener)
             link.ledger.close()
-            self._start_standby(territory)
 
-    def _start_standby(self, territory: Territory) -> None:
-        """Replace the standby that has become the keeper, without waiting for it."""
+    def _find_successor(self, territory: Territory) -> keepers.Link:
+        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over."""
+        while True:
+            try:
+                self._need_standby(territory)
+                return keepers.connect(territory.run_dir)
+            except (CapabilityMissing, OSError):
+                # One that was just starting was killed, too, or the machine is out of memory: tasks wait, we try again.
+                self._ended.wait(_LOOK_SECONDS)
+
+    def _need_standby(self, territory: Territory) -> None:
+        """Start a standby unless one is there. Only with ``_relink`` held."""
         link, _ = self._linked()
+        ledger = link.ledger
+        # The standby first: one that is just taking over is found as the keeper then.
+        if is_alive(ledger.standby) or (is_alive(ledger.keeper) and ledger.keeper != link.keeper_pid):
+            return
+        with socket.socket(fileno=os.dup(link.listener)) as listener:
+            keepers.Keepers(link.group, ledger, listener, territory.marker_prefix, ledger.mask).start(ledger.keeper)
 
-        def start() -> None:
-            with socket.socket(fileno=os.dup(link.listener)) as listener:
-                mask = link.ledger.mask
-                keepers.Keepers(link.group, link.ledger, listener, territory.marker_prefix, mask).start(link.keeper_pid)
+    def _watch_standby(self) -> None:
+        """A standby that dies, or becomes the keeper, is replaced: by a thread that looks every second."""
+        threading.Thread(target=self._keep_standby, name="standby", daemon=True).start()
 
-        threading.Thread(target=start, name="standby", daemon=True).start()
+    def _keep_standby(self) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
+            with self._relink:
+                _, territory = self._linked()
+                if not self._ending:
+                    with contextlib.suppress(CapabilityMissing, OSError):
+                        self._need_standby(territory)
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
         """Answer. For readers the gate is a byte of the ledger; for all it is the marker, which the engine removes itself."""
@@ -193,12 +231,16 @@ class FanotifyInterceptor:
         self._answer(faults, errno)
 
     def _answer(self, faults: Sequence[Fault], refusal: int) -> None:
-        link, _ = self._linked()
-        for fault in faults:
-            answer(link.group, fault.ticket, refusal)
-        with contextlib.suppress(OSError):
-            # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
-            link.sock.send(wire.pack(wire.DONE, [fault.ticket for fault in faults]), socket.MSG_NOSIGNAL)
+        with self._answering:
+            # Faults of a keeper that has died are left alone: its successor has reported them again, and may have given
+            # their numbers to other events after that was answered.
+            numbers = [fault.ticket & _NUMBER for fault in faults if fault.ticket >> _NUMBER_BITS == self._keepers]
+            link, _ = self._linked()
+            for number in numbers:
+                answer(link.group, number, refusal)
+            with contextlib.suppress(OSError):
+                # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
+                link.sock.send(wire.pack(wire.DONE, numbers), socket.MSG_NOSIGNAL)
 
     def exempt(self, tid: int) -> None:
         """Written into the shared ledger: in force at once."""
@@ -217,25 +259,33 @@ class FanotifyInterceptor:
         self._end(None)
 
     def abandon(self, errno: int) -> None:
-        """Disconnect; the keepers refuse from now on."""
+        """Disconnect; the keepers refuse from now on. Noted first: a keeper that dies now leaves it to its standby."""
+        self._linked()[0].ledger.refusal = errno
         self._end(wire.pack(wire.ABANDON, errno))
 
     def disarm(self) -> None:
-        """End the keepers; with the last descriptor of the group every mark is gone."""
+        """End the keepers; with the last descriptor of the group every mark is gone. Noted first, as in ``abandon``."""
+        if self._link is not None:
+            self._link.ledger.disarm()
         self._end(wire.pack(wire.DISARM))
 
     def _end(self, last_word: bytes | None) -> None:
         if self._link is None:
             return
-        self._ending = True
+        with self._relink:
+            self._ending = True
+        self._ended.set()
         link, _ = self._linked()
         with contextlib.suppress(OSError):
             if last_word is not None:
                 link.sock.send(last_word, socket.MSG_NOSIGNAL)
                 _wait_for_end(link.sock)
             link.sock.shutdown(socket.SHUT_RDWR)
-        os.close(link.group)
-        os.close(link.listener)
+        # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
+        nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        for fd in (link.group, link.listener):
+            os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
 
 
 def _wait_for_end(sock: socket.socket) -> None:
@@ -245,7 +295,7 @@ def _wait_for_end(sock: socket.socket) -> None:
         pass
 
 
-def _fault(packet: FaultPacket) -> Fault:
+def _fault(packet: FaultPacket, keeper: int) -> Fault:
     opening = packet.offset < 0
     if packet.tid == 0:
         intent, task = Intent.WRITE, Task(0, 0, "")
@@ -253,4 +303,4 @@ def _fault(packet: FaultPacket) -> Fault:
         intent = tasks.intent(packet.tid) if opening else tasks.access_intent(packet.tid)
         task = tasks.describe(packet.tid)
     span = None if opening else (packet.offset, packet.length)
-    return Fault(packet.number, packet.row, packet.handle, intent, task, packet.since_ns, span)
+    return Fault(keeper << _NUMBER_BITS | packet.number, packet.row, packet.handle, intent, task, packet.since_ns, span)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from active_restore.intercept.ledger import Ledger
 
 _IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
-_READ_BYTES = 4096
+# One event with a range, or two without: a keeper that is killed leaves no more than these without a note.
+_READ_BYTES = 48
+_OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})
 _NO_MARKER = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 # Whether this is a placeholder cannot be known (the disk fails, the marker is broken): refuse, never guess.
 UNREADABLE = -1
@@ -49,21 +51,29 @@ class Guard:
     def run(self) -> None:
         """Serve until the group's descriptor is closed."""
         while True:
-            for event in fanotify.parse(os.read(self._group, _READ_BYTES)):
-                if event.fd >= 0:
-                    self._judge(event)
+            try:
+                events = [event for event in fanotify.parse(os.read(self._group, _READ_BYTES)) if event.fd >= 0]
+            except OSError as error:
+                if error.errno in _OURS_FAILED:
+                    raise
+                # The kernel could not open the file for us (encrypted, damaged, out of memory) and has denied that event.
+                continue
+            for event in events:
+                self._ledger.open_ticket(event.fd)
+            for event in events:
+                self._judge(event)
 
     def _judge(self, event: fanotify.Event) -> None:
         number = event.fd
         ledger = self._ledger
-        ledger.open_ticket(number)
         if ledger.generation != self._generation:
             self._generation, self._exempt = ledger.generation, ledger.exempt
         row = None if event.tid in self._exempt else self._row_of(event)
         if row is None:
             self.answer(number, 0)
             return
-        if row == UNREADABLE:
+        if row == UNREADABLE or os.fstat(number).st_dev != ledger.device:
+            # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
             self.answer(number, errno.EIO)
             return
         if ledger.is_readable(row) and _only_reads(event):

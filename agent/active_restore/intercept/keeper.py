@@ -4,12 +4,14 @@ It answers for all files that are no placeholders by itself, passes faults on to
 those that no agent has answered yet. A standby waits for its death and takes over: the group, the shared ledger and the
 listening socket were inherited by both. Everything is imported and locked into memory before the file system is marked.
 
-Not guaranteed: an event that a keeper had read but not yet noted when it was killed is answered only when all is settled.
+Not guaranteed: the one or two events that a keeper was just looking at when it was killed are refused with EAGAIN.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import gc
 import os
 import resource
@@ -27,9 +29,13 @@ from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
-from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
+from active_restore.linux.process import hurry, is_alive, lock_memory, name_thread, spare_from_oom_killer
 
 _LOOK_MS = 10_000
+# Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
+_FIRST_TICKET = 64
+# How many events beyond the highest noted one the dead keeper may have read.
+_UNNOTED = 64
 
 
 class Keeper:
@@ -52,26 +58,25 @@ class Keeper:
         Numbers are descriptor numbers, so every lower one is occupied: known ones until they are answered, and the rest
         because the dead keeper may have read an event without noting it.
         """
-        self._ledger.drop_exempt()
+        if not is_alive(self._ledger.agent):
+            self._ledger.drop_exempt()
         left = self._ledger.unanswered()
-        ceiling = self._ledger.highest
-        if not ceiling:
-            return
-        spare = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-        for number in range(ceiling + 1):
-            try:
-                os.fstat(number)
-            except OSError:
-                os.dup2(spare, number, inheritable=False)
-        os.close(spare)
-        for number, row in left.items():
-            if row is None:
-                # Noted but not judged: it may be any file, so it waits until all is settled.
-                continue
-            self._held[number] = FaultPacket(number, row, b"", 0, 0, -1, 0)
+        ceiling = max(self._ledger.highest, _FIRST_TICKET)
+        occupy(ceiling)
+        for number in range(_FIRST_TICKET, ceiling + _UNNOTED):
+            row = left.get(number)
+            if row is not None:
+                self._held[number] = FaultPacket(number, row, b"", 0, 0, -1, 0)
+            elif number not in self._held:
+                # Read but not judged: which file it is cannot be known any more. An error is better than a hang.
+                answer(self._group, number, errno.EAGAIN)
+                self._ledger.close_ticket(number)
+        if self._ledger.refusal:
+            self._abandon(self._ledger.refusal)
 
     def run(self) -> None:
         """Guard, and talk to agents."""
+        occupy(_FIRST_TICKET - 1)
         threading.Thread(target=self._guard_forever, name="guard", daemon=True).start()
         while self._turn():
             pass
@@ -108,10 +113,11 @@ class Keeper:
 
     def _turn(self) -> bool:
         poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        # First: an agent that has died must be forgotten before its successor is welcomed.
         if self._agent is not None:
             poll.register(self._agent, select.POLLIN | (select.POLLOUT if self._backlog else 0))
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
         ready = poll.poll(_LOOK_MS if self._agent is None else None)
         if not ready and not self._guards_something():
             # Nobody comes back for a file system that was unmounted (the marks went with it).
@@ -140,7 +146,7 @@ class Keeper:
     def _welcome(self) -> None:
         """A new connection: only root may come, and only one agent at a time."""
         peer, _ = self._listener.accept()
-        _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer.settimeout(5.0)
         try:
             kind, values = wire.unpack(peer.recv(wire.MAX_PACKET_BYTES)) if uid == 0 else (-1, [])
@@ -148,7 +154,8 @@ class Keeper:
             kind, values = -1, []
         if kind == wire.ABANDON:
             self._abandon(int(values[0]))
-            peer.send(wire.pack(wire.WELCOME))
+            with contextlib.suppress(OSError):
+                peer.send(wire.pack(wire.WELCOME))
         if kind != wire.HELLO or self._agent is not None:
             with contextlib.suppress(OSError):
                 peer.send(wire.pack(wire.BUSY))
@@ -157,8 +164,16 @@ class Keeper:
         peer.setblocking(True)
         wire.widen(peer)
         inheritance = [self._group, self._listener.fileno(), self._ledger.fd]
-        socket.send_fds(peer, [wire.pack(wire.WELCOME, os.getpid())], inheritance)
+        try:
+            socket.send_fds(peer, [wire.pack(wire.WELCOME, os.getpid())], inheritance)
+        except OSError:
+            # It died while it said hello.
+            peer.close()
+            return
         with self._lock:
+            if self._ledger.agent != pid:
+                self._ledger.drop_exempt()
+            self._ledger.agent = pid
             self._agent = peer
             self._ledger.refusal = 0
             self._backlog = deque(self._held.values())
@@ -189,6 +204,7 @@ class Keeper:
         """The agent died or left: nobody is exempt any more, and everything that waits goes on waiting."""
         with self._lock:
             self._ledger.drop_exempt()
+            self._ledger.agent = 0
             if self._agent is not None:
                 self._agent.close()
             self._agent = None
@@ -219,6 +235,28 @@ class Keeper:
             answer(self._group, number, 0)
 
 
+def occupy(highest: int) -> None:
+    """Take every free descriptor number up to this one."""
+    spare = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    beyond = fcntl.fcntl(spare, fcntl.F_DUPFD_CLOEXEC, highest + 1)
+    os.close(spare)
+    for number in range(highest + 1):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(beyond, number, inheritable=False)
+    os.close(beyond)
+
+
+def lowered(fd: int) -> int:
+    """The same descriptor with a number of our own range."""
+    if fd < _FIRST_TICKET:
+        return fd
+    low = os.dup(fd)
+    os.close(fd)
+    return low
+
+
 def prepare(label: str) -> None:
     """Make this process a child of init, hard to kill by accident and independent of every disk."""
     os.setsid()
@@ -245,18 +283,22 @@ def main(arguments: list[str]) -> None:
 
     ``WATCH`` is -1 for the first keeper; the standby's is a pidfd of the keeper that it stands by for.
     """
-    group, ledger_fd, listener_fd, ready, watch, mask = (int(word) for word in arguments[:6])
+    group, ledger_fd, listener_fd, ready, watch = (lowered(int(word)) for word in arguments[:5])
+    mask = int(arguments[5])
     prefix = bytes.fromhex(arguments[6])
     prepare("ar-keeper" if watch < 0 else "ar-standby")
     ledger = Ledger(ledger_fd)
     listener = socket.socket(fileno=listener_fd)
     keeper = Keeper(group, ledger, listener, prefix, mask)
+    note = ledger.keep if watch < 0 else ledger.stand_by
+    note(os.getpid())
     os.write(ready, str(os.getpid()).encode())
     os.close(ready)
     if watch >= 0:
         stand_by(watch)
         if ledger.disarmed:
             return
+        ledger.keep(os.getpid())
         name_thread("ar-keeper")
         keeper.inherit()
     keeper.run()

@@ -15,6 +15,7 @@ from active_restore.intercept import wire
 from active_restore.intercept.ledger import Ledger
 
 _START_SECONDS = 60
+_ANSWER_SECONDS = 5
 
 
 class Link(NamedTuple):
@@ -39,10 +40,11 @@ class Keepers(NamedTuple):
     def start(self, watch_pid: int | None = None) -> int:
         """Start a keeper (or, with a process id to watch, a standby) and wait until it has all that it will ever need.
 
-        Returns its process id. It is not our child: own session, silent, outliving the agent.
+        A standby for a process that is dead takes over at once. Returns the process id. It is not our child: own session,
+        silent, outliving the agent.
         """
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-        watch = os.pidfd_open(watch_pid) if watch_pid is not None else -1
+        watch = _watch(watch_pid) if watch_pid is not None else -1
         inherited = [self.group, self.ledger.fd, self.listener.fileno(), ready_write, *([watch] if watch >= 0 else [])]
         log = Path(self.listener.getsockname()).with_name("keeper.log")
         words = [*(str(fd) for fd in inherited[:4]), str(watch), str(self.mask), self.marker_prefix.hex()]
@@ -72,6 +74,16 @@ class Keepers(NamedTuple):
         return int(words_back)
 
 
+def _watch(pid: int) -> int:
+    """A descriptor that polls as ready when the process has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        ended, other = os.pipe2(os.O_CLOEXEC)
+        os.close(other)
+        return ended
+
+
 def listen(run_dir: str) -> socket.socket:
     """The keeper's listening socket (mode 0600) in ``run_dir``."""
     path = Path(run_dir) / wire.SOCKET_NAME
@@ -88,6 +100,7 @@ def listen(run_dir: str) -> socket.socket:
 
 def _dial(run_dir: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    sock.settimeout(_ANSWER_SECONDS)
     try:
         sock.connect(str(Path(run_dir) / wire.SOCKET_NAME))
     except OSError as error:
@@ -97,16 +110,24 @@ def _dial(run_dir: str) -> socket.socket:
 
 
 def connect(run_dir: str) -> Link:
-    """Become the agent of the keeper in ``run_dir``. Raises ``NotRunning``, or ``Busy`` where it has an agent."""
+    """Become the agent of the keeper in ``run_dir``.
+
+    Raises ``NotRunning`` where none listens, ``TimeoutError`` where it does not answer, ``Busy`` where it has an agent.
+    """
     sock = _dial(run_dir)
-    sock.send(wire.pack(wire.HELLO))
-    packet, fds, _, _ = socket.recv_fds(sock, wire.MAX_PACKET_BYTES, 3)
+    try:
+        sock.send(wire.pack(wire.HELLO))
+        packet, fds, _, _ = socket.recv_fds(sock, wire.MAX_PACKET_BYTES, 3)
+    except OSError as error:
+        sock.close()
+        raise TimeoutError("the keeper does not answer") from error
     kind, values = wire.unpack(packet) if packet else (wire.BUSY, [])
     if kind != wire.WELCOME or len(fds) != 3:
         sock.close()
         raise Busy("another agent already serves this target", "see: active-restore status")
     for fd in fds:
         os.set_inheritable(fd, False)
+    sock.settimeout(None)
     wire.widen(sock)
     return Link(sock, fds[0], fds[1], Ledger(fds[2]), int(values[0]))
 
@@ -114,6 +135,5 @@ def connect(run_dir: str) -> Link:
 def abandon(run_dir: str, errno: int) -> None:
     """Without an agent: refuse all who wait and will come, with ``errno``. Raises ``NotRunning``."""
     with _dial(run_dir) as sock:
-        sock.settimeout(10)
         sock.send(wire.pack(wire.ABANDON, errno))
         sock.recv(wire.MAX_PACKET_BYTES)

@@ -16,11 +16,17 @@ _SETTING = 1
 _REFUSAL = 2
 _HIGHEST = 3
 _MASK = 4
-_EXEMPT = 8
-_EXEMPT_SLOTS = 120
+_KEEPER = 5
+_STANDBY = 6
+_AGENT = 7
+_DEVICE = 8
+_EXEMPT = 9
+_EXEMPT_SLOTS = 119
 _TICKETS = 128
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
+# Rows beyond are served all the same, by the agent.
+_MAX_ROWS = 1 << 28
 _UNKNOWN = 1
 _ROW_OFFSET = 2
 
@@ -42,10 +48,10 @@ class Ledger:
         self._readable = self._view[_WORDS_BYTES:]
 
     @classmethod
-    def create(cls, rows: int) -> Ledger:
-        """A new, empty ledger for so many rows."""
+    def create(cls) -> Ledger:
+        """A new, empty ledger. It is sparse: rows cost memory when they are filled."""
         fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(fd, _WORDS_BYTES + rows)
+        os.ftruncate(fd, _WORDS_BYTES + _MAX_ROWS)
         return cls(fd)
 
     def close(self) -> None:
@@ -67,7 +73,9 @@ class Ledger:
         return frozenset(self._words[_EXEMPT : _EXEMPT + _EXEMPT_SLOTS]) - {0}
 
     def add_exempt(self, tid: int) -> None:
-        """Exempt a thread. Raises ``OverflowError`` when all slots are taken."""
+        """Exempt a thread; twice is once. Raises ``OverflowError`` when all slots are taken."""
+        if tid in self.exempt:
+            return
         for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
             if self._words[slot] == 0:
                 self._words[slot] = tid
@@ -126,6 +134,44 @@ class Ledger:
     @mask.setter
     def mask(self, mask: int) -> None:
         self._words[_MASK] = mask
+
+    @property
+    def device(self) -> int:
+        """``st_dev`` of the placeholders: on btrfs a snapshot of them has another one."""
+        return self._words[_DEVICE]
+
+    @device.setter
+    def device(self, number: int) -> None:
+        self._words[_DEVICE] = number
+
+    @property
+    def keeper(self) -> int:
+        """The process that reads the group."""
+        return self._words[_KEEPER]
+
+    @property
+    def standby(self) -> int:
+        """The process that waits for the keeper's death; 0 where it has just taken over."""
+        return self._words[_STANDBY]
+
+    @property
+    def agent(self) -> int:
+        """The process that was connected last, 0 where it has left."""
+        return self._words[_AGENT]
+
+    @agent.setter
+    def agent(self, pid: int) -> None:
+        self._words[_AGENT] = pid
+
+    def stand_by(self, pid: int) -> None:
+        """This process is the standby now."""
+        self._words[_STANDBY] = pid
+
+    def keep(self, pid: int) -> None:
+        """This process is the keeper now. In this order: whoever looks finds it in one of the two places at any time."""
+        self._words[_KEEPER] = pid
+        if self._words[_STANDBY] == pid:
+            self._words[_STANDBY] = 0
 
     @property
     def highest(self) -> int:

@@ -14,6 +14,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _MCL_CURRENT = 1
 _MCL_FUTURE = 2
+_MCL_ONFAULT = 4
 _HURRIED_NICE = -10
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_IDLE = 3
@@ -31,8 +32,9 @@ def name_thread(name: str) -> None:
 
 
 def lock_memory() -> None:
-    """mlockall(2): no page of this process waits for a disk."""
-    check(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE), "mlockall")
+    """mlockall(2): no page that this process uses waits for a disk; later mappings are locked page by page as they are used."""
+    check(libc.mlockall(_MCL_CURRENT), "mlockall")
+    check(libc.mlockall(_MCL_FUTURE | _MCL_ONFAULT), "mlockall")
 
 
 def hurry() -> None:
@@ -53,5 +55,9 @@ def spare_from_oom_killer() -> None:
 
 
 def is_alive(tid: int) -> bool:
-    """Whether a thread with this id exists."""
-    return os.path.exists(f"/proc/{tid}")
+    """Whether a thread with this id exists and has not ended (as a zombie has)."""
+    try:
+        stat = Path(f"/proc/{tid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in b"ZX"

@@ -116,20 +116,23 @@ class Queue:
         return bool(self._first) or self._next < len(self._rows)
 
     def batch(self) -> list[FileRow]:
-        """The next files to fill; empty when nothing is left now."""
-        files: list[FileRow] = []
+        """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
+        rows: list[int] = []
+        while len(rows) < _BATCH_FILES and (row := self._pop()) is not None:
+            if self._shop.board.state[row] == State.LAID:
+                rows.append(row)
+        files = self._shop.catalog.files(rows) if rows else []
         size = 0
-        while len(files) < _BATCH_FILES and size < _BATCH_BYTES:
-            row = self._pop()
-            if row is None:
-                break
-            if self._shop.board.state[row] != State.LAID:
-                continue
-            file = self._shop.catalog.file(row)
-            if file is not None:
-                files.append(file)
-                size += file.ref.size
+        for position, file in enumerate(files):
+            if size >= _BATCH_BYTES:
+                self._put_first([one.row for one in files[position:]])
+                return files[:position]
+            size += file.ref.size
         return files
+
+    def _put_first(self, rows: Sequence[int]) -> None:
+        with self._lock:
+            self._first.extendleft(reversed(rows))
 
     def _pop(self) -> int | None:
         with self._lock:

@@ -8,28 +8,29 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
 from active_restore.model import Problem
-from active_restore.placeholder import Laid, Layer, make_staging, remove_staging, staging_name
+from active_restore.placeholder import make_staging, remove_staging, staging_name
 from active_restore.restore import plan, target
 from active_restore.restore.existing import ExistingTree, dress
+from active_restore.restore.layer_process import Entry, LayerProcess, Outcome
 from active_restore.restore.progress import Planned
 from active_restore.restore.rebuild import rebuild
 from active_restore.restore.reveal import reveal
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator
 
     from active_restore.model import Node
     from active_restore.restore.job import Job
     from active_restore.restore.progress import Reporter
-    from active_restore.source.base import Source
+    from active_restore.source.base import SnapshotInfo, Source
 
-_BATCH_FILES = 10_000
+_BATCH_ENTRIES = 2000
 _Item = TypeVar("_Item")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -57,58 +58,70 @@ class Laying:
         self._root = root
         self._telling = telling
 
-    def plan(self) -> None:
-        """Read the snapshot into the catalog. Raises ``NoSpace`` before anything is touched."""
-        options = self.job.options
-        snapshot = self._source.select(options.snapshot)
+    def choose(self) -> SnapshotInfo:
+        """Which snapshot it is, from now on and after every interruption. Raises ``SnapshotError``."""
+        snapshot = self._source.select(self.job.options.snapshot)
         self.job = self.job.with_snapshot(snapshot.id)
-        keeps: Callable[[Node], bool] = _keeps_nothing
-        with contextlib.ExitStack() as stack:
-            if options.existing != "refuse":
-                reader = stack.enter_context(contextlib.closing(self._source.reader()))
-                keeps = ExistingTree(self._root, options.existing, reader).keeps
-            nodes = self._until_stopped(plan.selected(self._source, snapshot, options))
-            counts = plan.plan(self._catalog, nodes, keeps)
-        target.check_space(options.target, counts.entries, counts.room_bytes)
-        self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
-        for problem in self._catalog.problems():
-            self._telling.problem(problem)
+        return snapshot
 
     def plan_again(self) -> None:
         """The state was lost: rows are the same for the same snapshot, so the markers tell what is left."""
         options = self.job.options
-        snapshot = self._source.select(options.snapshot)
-        plan.plan(self._catalog, plan.selected(self._source, snapshot, options), _keeps_nothing)
-        rebuild(self._catalog, options.target, self.job.marker_prefix, self._source.order_key)
+        self._catalog.clear()
+        nodes = plan.selected(self._source, self.choose(), options)
+        rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
         self.job = self.job.in_phase("revealing")
 
-    def lay(self, add: Callable[[Iterable[tuple[int, int]]], None], *, inode_numbers: bool) -> None:
-        """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard."""
+    def lay(
+        self,
+        snapshot: SnapshotInfo,
+        process: LayerProcess,
+        add: Callable[[list[tuple[int, int]]], None],
+        *,
+        inode_numbers: bool,
+    ) -> None:
+        """Create everything, hidden and durable. ``add`` registers ``(row, inode number)`` with the guard.
+
+        One pass: entries are laid while the snapshot is read. Raises ``NoSpace`` as soon as the room cannot suffice.
+        """
+        options = self.job.options
+        self._catalog.clear()
         self.job.mark_target()
-        staging = make_staging(self.job.options.target, self.job.restore_id)
-        layer = Layer(staging, self.job.marker_prefix, self._telling.warn, inode_numbers=inode_numbers)
-        with contextlib.closing(layer):
-            _in_own_thread(lambda: self._create(layer, add))
+        staging = make_staging(options.target, self.job.restore_id)
+        outcome = Outcome(add, self._telling.problem, self._telling.warn)
+        process.begin(self._catalog.file_path, staging, self.job.marker_prefix, outcome, inode_numbers=inode_numbers)
+        with contextlib.ExitStack() as stack:
+            keeps: Callable[[Node], bool] = _keeps_nothing
+            if options.existing != "refuse":
+                reader = stack.enter_context(contextlib.closing(self._source.reader()))
+                keeps = ExistingTree(self._root, options.existing, reader).keeps
+            counts = self._send(plan.Plan(keeps), snapshot, process)
+        process.finish()
+        self._catalog.end_plan(counts.entries)
         sync_filesystem(self._root)
+        self._telling.reporter.event(Planned(counts.files, counts.bytes, counts.entries, snapshot.id))
 
-    def _create(self, layer: Layer, add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
-        batch: list[Laid] = []
-        for item in layer.lay(self._until_stopped(self._catalog.nodes())):
-            if isinstance(item, Problem):
-                self._catalog.add_problem(item)
-                self._telling.problem(item)
-                continue
-            batch.append(item)
-            if len(batch) >= _BATCH_FILES:
-                self._register(batch, add)
-                batch = []
-        self._register(batch, add)
-        layer.finish_directories(self._catalog.nodes_backwards())
-
-    def _register(self, batch: list[Laid], add: Callable[[Iterable[tuple[int, int]]], None]) -> None:
+    def _send(self, counted: plan.Plan, snapshot: SnapshotInfo, process: LayerProcess) -> plan.Counts:
+        room = target.Room(self.job.options.target)
         order = self._source.order_key
-        self._catalog.add_files((item.file, item.inode, order(item.file.ref.content)) for item in batch)
-        add((item.file.row, item.inode) for item in batch)
+        batch: list[Entry] = []
+        for item in self._until_stopped(counted.number(plan.selected(self._source, snapshot, self.job.options))):
+            if isinstance(item, Problem):
+                self._tell(item)
+                continue
+            row, node, kept = item
+            batch.append(Entry(row, node, kept, order(node.content) if node.content else 0))
+            if len(batch) >= _BATCH_ENTRIES:
+                room.check(counted.counts.entries, counted.counts.room_bytes)
+                process.send(batch)
+                batch = []
+        room.check(counted.counts.entries, counted.counts.room_bytes)
+        process.send(batch)
+        return counted.counts
+
+    def _tell(self, problem: Problem) -> None:
+        self._catalog.add_problem(problem)
+        self._telling.problem(problem)
 
     def take_back(self) -> None:
         """Nothing was visible yet: remove what was laid."""
@@ -123,8 +136,7 @@ class Laying:
             return
         try:
             for problem in reveal(staging, self._root):
-                self._catalog.add_problem(problem)
-                self._telling.problem(problem)
+                self._tell(problem)
                 self._catalog.set_states(self._catalog.rows_below(problem.path), State.GONE)
         finally:
             os.close(staging)
@@ -135,8 +147,8 @@ class Laying:
         self._dress_root()
 
     def _dress_root(self) -> None:
-        node = self._catalog.node(0)
-        if node is None or node.path:
+        node = self._catalog.root()
+        if node is None:
             return
         os.fchown(self._root, node.uid, node.gid)
         os.fchmod(self._root, node.mode)
@@ -154,20 +166,3 @@ class Laying:
 
 def _keeps_nothing(_: Node) -> bool:
     return False
-
-
-def _in_own_thread(work: Callable[[], None]) -> None:
-    """Run ``work`` in a thread that may change its working directory and umask for itself; its exception is raised here."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="lay")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]

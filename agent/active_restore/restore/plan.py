@@ -1,4 +1,4 @@
-"""Plan: the walk of a snapshot becomes rows of the catalog; nothing is touched yet.
+"""Plan: the walk of a snapshot becomes numbered rows.
 
 The same snapshot and the same options always give the same rows: that is what lets markers be read without our state.
 """
@@ -15,7 +15,6 @@ from active_restore.restore.select import Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from active_restore.catalog import Catalog
     from active_restore.config import RestoreOptions
     from active_restore.source.base import SnapshotInfo, Source
 
@@ -39,30 +38,36 @@ class Counts:
     room_bytes: int = 0
 
 
-def plan(catalog: Catalog, nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool]) -> Counts:
-    """Fill the catalog; what it ``keeps`` is only remembered."""
-    counts = Counts()
-    catalog.plan(_counted(nodes, keeps, counts))
-    return counts
+class Plan:
+    """Numbers the entries of a walk and counts what they come to; what is ``kept`` is in the target already."""
 
+    def __init__(self, keeps: Callable[[Node], bool]) -> None:
+        self.counts = Counts()
+        self._keeps = keeps
+        self._linked: set[tuple[int, int]] = set()
 
-def _counted(
-    nodes: Iterable[Node | Problem], keeps: Callable[[Node], bool], counts: Counts
-) -> Iterator[tuple[Node, bool] | Problem]:
-    linked: set[tuple[int, int]] = set()
-    for node in nodes:
-        if isinstance(node, Problem):
-            yield node
-            continue
-        if counts.entries >= _MAX_ROWS:
-            yield Problem(node.path, errno.EFBIG, "the snapshot has more entries than can be counted")
-            return
-        kept = keeps(node)
-        counts.entries += 1
-        if node.kind is Kind.FILE and node.size and not kept and node.link_key not in linked:
-            counts.files += 1
-            counts.bytes += node.size
-            counts.room_bytes += node.size - node.holes
-            if node.link_key is not None:
-                linked.add(node.link_key)
-        yield node, kept
+    def number(self, items: Iterable[Node | Problem]) -> Iterator[tuple[int, Node, bool] | Problem]:
+        """Yield ``(row, node, kept)``; problems have no row."""
+        counts = self.counts
+        for node in items:
+            if isinstance(node, Problem):
+                yield node
+                continue
+            if counts.entries >= _MAX_ROWS:
+                yield Problem(node.path, errno.EFBIG, "the snapshot has more entries than can be counted")
+                return
+            row = counts.entries
+            counts.entries += 1
+            kept = self._keeps(node)
+            if node.kind is Kind.FILE and node.size and not kept:
+                self._count(node)
+            yield row, node, kept
+
+    def _count(self, node: Node) -> None:
+        if node.link_key is not None:
+            if node.link_key in self._linked:
+                return
+            self._linked.add(node.link_key)
+        self.counts.files += 1
+        self.counts.bytes += node.size
+        self.counts.room_bytes += node.size - node.holes

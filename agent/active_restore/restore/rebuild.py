@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from active_restore.catalog import FileRow
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row
-from active_restore.model import FileRef, Kind
+from active_restore.model import FileRef, Kind, Problem
+from active_restore.restore.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from active_restore.catalog import Catalog
+    from active_restore.model import Node
 
 
 def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int]]:
@@ -43,18 +45,33 @@ def _row(path: bytes, prefix: bytes) -> int | None:
         raise
 
 
-def rebuild(catalog: Catalog, target: str, prefix: bytes, order_key: Callable[[bytes], int]) -> None:
-    """Fill the ``file`` table of a catalog that has just been planned again."""
+def rebuild(
+    catalog: Catalog,
+    target: str,
+    prefix: bytes,
+    nodes: Iterable[Node | Problem],
+    order_key: Callable[[bytes], int],
+) -> None:
+    """Fill an empty catalog: the rows that are still marked, out of all rows of the walk.
+
+    A second inode with the same row is a copy that a user made together with its marker: the first is as good.
+    """
+    marked: dict[int, tuple[bytes, int]] = {}
+    for row, handle, inode in marked_rows(target, prefix):
+        marked.setdefault(row, (handle, inode))
+    rows = 0
 
     def found() -> Iterator[tuple[FileRow, int, int]]:
-        seen: set[int] = set()
-        for row, handle, inode in marked_rows(target, prefix):
-            node = catalog.node(row)
-            # A second inode with the same row is a copy that a user made with its marker: the first is as good.
-            if row in seen or node is None or node.kind is not Kind.FILE:
+        nonlocal rows
+        for item in Plan(lambda _: False).number(nodes):
+            if isinstance(item, Problem):
                 continue
-            seen.add(row)
-            ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
-            yield FileRow(row, ref, handle), inode, order_key(node.content)
+            row, node, _ = item
+            rows = row + 1
+            if row in marked and node.kind is Kind.FILE:
+                handle, inode = marked[row]
+                ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
+                yield FileRow(row, ref, handle), inode, order_key(node.content)
 
-    catalog.add_files(list(found()))
+    catalog.add_files(found())
+    catalog.end_plan(rows)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
-from active_restore.placeholder import unmark
+from active_restore.placeholder import open_ours, unmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Filled(NamedTuple):
 
 def make_durable(inode: int) -> None:
     """fdatasync(2) of the inode behind an O_PATH descriptor. Read-only, so that nobody meets ETXTBSY."""
-    fd = os.open(f"/proc/self/fd/{inode}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_ours(inode, os.O_RDONLY)
     try:
         os.fdatasync(fd)
     finally:
@@ -45,7 +45,7 @@ def make_durable(inode: int) -> None:
 
 def settle_for_writer(inode: int) -> None:
     """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3)."""
-    fd = os.open(f"/proc/self/fd/{inode}", os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_ours(inode, os.O_RDONLY)
     try:
         os.fdatasync(fd)
         unmark(inode)

@@ -64,14 +64,24 @@ def check_empty(target: str) -> None:
         )
 
 
-def check_space(target: str, entries: int, size: int) -> None:
-    """Raises ``NoSpace`` where the plan does not fit; sizes in bytes."""
-    free = os.statvfs(target)
-    room = free.f_bfree * free.f_frsize
-    needed = size + entries * _ENTRY_BYTES
-    if needed > room:
-        raise NoSpace(
-            f"the target needs {needed / 1e9:.2f} GB and has {room / 1e9:.2f} GB free", "free some room, or use --exclude"
-        )
-    if free.f_files and free.f_ffree < entries:
-        raise NoSpace(f"the target needs {entries} inodes and has {free.f_ffree} free", "free some room, or use --exclude")
+class Room:
+    """What is free on the file system of the target, as it was before anything was laid."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._free = os.statvfs(target)
+
+    def check(self, entries: int, size: int) -> None:
+        """Raises ``NoSpace`` where so many entries with so many bytes of content do not fit."""
+        room = self._free.f_bfree * self._free.f_frsize
+        needed = size + entries * _ENTRY_BYTES
+        if needed > room:
+            raise NoSpace(
+                f"{self._target} needs at least {needed / 1e9:.2f} GB and has {room / 1e9:.2f} GB free",
+                "free some room, or use --exclude",
+            )
+        if self._free.f_files and self._free.f_ffree < entries:
+            raise NoSpace(
+                f"{self._target} needs at least {entries} inodes and has {self._free.f_ffree} free",
+                "free some room, or use --exclude",
+            )

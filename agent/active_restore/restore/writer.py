@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from active_restore.catalog import FileRow, State
 from active_restore.linux.files import punch_hole
-from active_restore.marker import marker_value
-from active_restore.placeholder import open_inode, read_marker
+from active_restore.marker import SAVED_CAPABILITY, marker_value
+from active_restore.placeholder import open_inode, open_ours, read_marker
 
 if TYPE_CHECKING:
     from active_restore.model import Piece
@@ -64,7 +64,7 @@ class Filling:
         self.inode = inode
         if read_marker(inode) != marker_value(self._prefix, self.file.row):
             return Claim.UNMARKED
-        self._fd = os.open(f"/proc/self/fd/{inode}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOATIME)
+        self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         state = self._board.state[self.file.row]
         if state != State.LAID:
@@ -77,14 +77,24 @@ class Filling:
         """Remember what writing will change. A user who changed the size with truncate(2) gets no byte beyond it."""
         found = os.fstat(self._fd)
         self._size = min(found.st_size, self.file.ref.size)
-        self._times = (found.st_atime_ns, found.st_mtime_ns)
-        self._last_mtime = found.st_mtime_ns
         self._fresh = not _has_data(self._fd)
+        # Only writing makes these two times equal: a filler that died here left its own, not a user's.
+        was_written = not self._fresh and found.st_mtime_ns == found.st_ctime_ns
+        self._times = (found.st_atime_ns, self.file.ref.mtime_ns if was_written else found.st_mtime_ns)
+        self._last_mtime = found.st_mtime_ns
+        self._capability = self._attribute(_CAPABILITY)
+        if self._capability is not None:
+            os.setxattr(self._fd, SAVED_CAPABILITY, self._capability)
+        elif not self._fresh:
+            self._capability = self._attribute(SAVED_CAPABILITY)
+
+    def _attribute(self, name: str) -> bytes | None:
         try:
-            self._capability = os.getxattr(self._fd, _CAPABILITY)
+            return os.getxattr(self._fd, name)
         except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
 
     def write(self, piece: Piece) -> None:
         """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO)."""
@@ -110,16 +120,22 @@ class Filling:
         """All pieces are written: put back times and capabilities; the content may be read from now on."""
         if self.written:
             self._notice_times()
-        if self._capability is not None:
-            with contextlib.suppress(FileExistsError):
-                os.setxattr(self._fd, _CAPABILITY, self._capability, os.XATTR_CREATE)
+        self._put_capability_back()
         os.utime(self._fd, ns=self._times)
         self._board.state[self.file.row] = State.FILLED
         self._close_file()
 
+    def _put_capability_back(self) -> None:
+        if self._capability is not None:
+            with contextlib.suppress(FileExistsError):
+                os.setxattr(self._fd, _CAPABILITY, self._capability, os.XATTR_CREATE)
+            os.removexattr(self._fd, SAVED_CAPABILITY)
+
     def discard(self) -> None:
         """The task truncates the file anyway: do it for it, so that no other task sees zeros in between."""
         os.ftruncate(self._fd, 0)
+        if self._capability is not None:
+            os.removexattr(self._fd, SAVED_CAPABILITY)
         self._board.state[self.file.row] = State.FILLED
         self._close_file()
 
@@ -128,11 +144,14 @@ class Filling:
 
         Only where there was nothing before: a dead agent may have filled this file, and a task may be reading it.
         """
-        if self._fd >= 0 and self.written:
-            if self._fresh:
-                with contextlib.suppress(OSError):
-                    punch_hole(self._fd, 0, self.file.ref.size)
+        if self._fd < 0:
+            return
+        if self.written and self._fresh:
             with contextlib.suppress(OSError):
+                punch_hole(self._fd, 0, self.file.ref.size)
+        with contextlib.suppress(OSError):
+            self._put_capability_back()
+            if self.written:
                 os.utime(self._fd, ns=self._times)
 
     def keep_inode(self) -> int:
