@@ -70,18 +70,16 @@ class GuardedBpfInterceptor:
         serving.serve(on_fault)
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
-        """Each answers its own; the gate is BPF's."""
+        """Each opens its gate and answers its own."""
         ours, theirs = _split(faults)
+        self._guard.release(row, gate, theirs)
         self._bpf.release(row, gate, ours)
-        if theirs:
-            self._guard.release(row, gate, theirs)
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Each answers its own."""
         ours, theirs = _split(faults)
         self._bpf.refuse(row, errno, ours)
-        if theirs:
-            self._guard.refuse(row, errno, theirs)
+        self._guard.refuse(row, errno, theirs)
 
     def exempt(self, tid: int) -> None:
         """Both."""

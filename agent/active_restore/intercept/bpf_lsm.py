@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from active_restore.intercept.base import Territory
 
-# Tickets of the guard beside us are descriptor numbers; ours begin far above.
-FIRST_TICKET = 1 << 32
+# Tickets of the guard beside us are numbers of events and keepers; ours begin far above.
+FIRST_TICKET = 1 << 62
 _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _POLL_MS = 100
