@@ -177,7 +177,7 @@ def test_lost_events(disk: Path, tmp_path: Path) -> None:
         threads = [threading.Thread(target=read, args=(index,)) for index in range(200)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
-        print(texts.count("content\\\\n"))
+        print(texts.count("content\\n"))
     """
     pins = Pins(directory(guarded.territory.restore_id))
     with interceptor._turn:
