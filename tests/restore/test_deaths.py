@@ -326,6 +326,22 @@ def test_lost_state_is_rebuilt(held_rig: Rig, target: Path) -> None:
     held_rig.assert_clean(target)
 
 
+def test_lost_state_and_another_source(held_rig: Rig, ext4_target: Path) -> None:
+    """Rows are counted in the source's order: a source that has changed must not be poured into the wrong files."""
+    names = make(held_rig.tree)
+    command = held_rig.hold(ext4_target)
+    kill(command)
+    shutil.rmtree(held_rig.place / "state")
+    (held_rig.tree / "a-new-one").write_bytes(b"x" * 777)
+    done = held_rig.run("resume", ext4_target)
+    assert (done.returncode, "the source is not what it was" in done.stderr) == (1, True), done.stderr
+    assert marked(ext4_target / names[0])
+    (held_rig.tree / "a-new-one").unlink()
+    held_rig.finish(held_rig.resume(ext4_target), ext4_target)
+    held_rig.assert_clean(ext4_target)
+    assert read(ext4_target / names[0]) == (held_rig.tree / names[0]).read_bytes()
+
+
 def test_release_refuses(held_rig: Rig, ext4_target: Path) -> None:
     first, second, *_ = make(held_rig.tree)
     command = held_rig.hold(ext4_target)
