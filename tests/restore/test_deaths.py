@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,7 +104,7 @@ def test_killed_again_and_again(held_rig: Rig, ext4_target: Path) -> None:
     readers = [Task.python(code, sums, str(number), ext4_target) for number in range(4)]
     for _ in range(4):
         before = faults(held_rig, ext4_target)
-        wait_until(lambda before=before: faults(held_rig, ext4_target) > before + 100, "faults are served")
+        wait_until(partial(served, held_rig, ext4_target, before + 100), "faults are served")
         kill(command)
         command = held_rig.resume(ext4_target)
         with held_rig.control(ext4_target) as client:
@@ -113,6 +114,10 @@ def test_killed_again_and_again(held_rig: Rig, ext4_target: Path) -> None:
             assert reader.output() == b"3000 0\n"
     held_rig.finish(command, ext4_target)
     held_rig.verify(ext4_target)
+
+
+def served(rig: Rig, target: Path, count: int) -> bool:
+    return faults(rig, target) > count
 
 
 def faults(rig: Rig, target: Path) -> int:
@@ -155,7 +160,7 @@ def test_killed_keepers_let_nobody_through(held_rig: Rig, ext4_target: Path) -> 
         reader.close_input()
     for _ in range(4):
         before = faults(held_rig, ext4_target)
-        wait_until(lambda before=before: faults(held_rig, ext4_target) > before + 30, "faults are served")
+        wait_until(partial(served, held_rig, ext4_target, before + 30), "faults are served")
         held_rig.kill("ar-keeper")
         wait_until(lambda: held_rig.processes("ar-keeper") and held_rig.processes("ar-standby"), "keepers are there again")
     for reader in readers:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from tests.source.repositories import Repositories, Repository
 
-pytest_plugins = ["tests.source.conftest"]
-
 
 class Backup(Rig):
     """A rig whose source is a restic repository."""
