@@ -145,6 +145,10 @@ class Catalog:
         for (node,) in self._reader().execute("SELECT node FROM node WHERE NOT kept ORDER BY row DESC"):
             yield _decode(node)
 
+    def problems(self) -> list[Problem]:
+        """What of the snapshot could not be planned or laid."""
+        return [Problem(*found) for found in self._reader().execute("SELECT path,errno,detail FROM problem")]
+
     def add_problem(self, problem: Problem) -> None:
         """Something of the snapshot that cannot be restored."""
         with self._transaction() as db:

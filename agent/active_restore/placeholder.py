@@ -35,6 +35,7 @@ _TYPE_BITS = {
     Kind.CHAR: stat.S_IFCHR,
     Kind.BLOCK: stat.S_IFBLK,
 }
+_DEFAULT_ACL = "system.posix_acl_default"
 _TRIES = 100
 _PAUSE_S = 0.02
 _CLEARED_BY_CHOWN = stat.S_ISUID | stat.S_ISGID
@@ -168,6 +169,9 @@ def make_staging(target: str, restore_id: str) -> str:
     remove_staging(target, restore_id)
     os.mkdir(path, 0o700)
     os.chown(path, 0, 0)
+    with contextlib.suppress(OSError):
+        # What the target bequeaths to new files is not in the backup.
+        os.removexattr(path, _DEFAULT_ACL)
     return path
 
 

@@ -95,6 +95,9 @@ class Run:
         if job.phase == "lost":
             laying.plan_again()
             self._job = laying.job
+        for problem in self._catalog.problems():
+            # The exit code is about the whole restore, not about what is left of it.
+            self._report(problem)
         territory = self._territory()
         if not interceptor.adopt(territory):
             interceptor.arm(territory)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,7 +104,7 @@ def test_killed_again_and_again(held_rig: Rig, ext4_target: Path) -> None:
     readers = [Task.python(code, sums, str(number), ext4_target) for number in range(4)]
     for _ in range(4):
         before = faults(held_rig, ext4_target)
-        wait_until(lambda before=before: faults(held_rig, ext4_target) > before + 100, "faults are served")
+        wait_until(partial(served, held_rig, ext4_target, before + 100), "faults are served")
         kill(command)
         command = held_rig.resume(ext4_target)
         with held_rig.control(ext4_target) as client:
@@ -113,6 +114,10 @@ def test_killed_again_and_again(held_rig: Rig, ext4_target: Path) -> None:
             assert reader.output() == b"3000 0\n"
     held_rig.finish(command, ext4_target)
     held_rig.verify(ext4_target)
+
+
+def served(rig: Rig, target: Path, count: int) -> bool:
+    return faults(rig, target) > count
 
 
 def faults(rig: Rig, target: Path) -> int:
@@ -155,7 +160,7 @@ def test_killed_keepers_let_nobody_through(held_rig: Rig, ext4_target: Path) -> 
         reader.close_input()
     for _ in range(4):
         before = faults(held_rig, ext4_target)
-        wait_until(lambda before=before: faults(held_rig, ext4_target) > before + 30, "faults are served")
+        wait_until(partial(served, held_rig, ext4_target, before + 30), "faults are served")
         held_rig.kill("ar-keeper")
         wait_until(lambda: held_rig.processes("ar-keeper") and held_rig.processes("ar-standby"), "keepers are there again")
     for reader in readers:
@@ -324,6 +329,22 @@ def test_lost_state_is_rebuilt(held_rig: Rig, target: Path) -> None:
     done = held_rig.run("verify", held_rig.source, target, "--extra")
     assert all("mtime" in line or "NOT equal" in line for line in done.stdout.splitlines()[:2]), done.stdout
     held_rig.assert_clean(target)
+
+
+def test_lost_state_and_another_source(held_rig: Rig, ext4_target: Path) -> None:
+    """Rows are counted in the source's order: a source that has changed must not be poured into the wrong files."""
+    names = make(held_rig.tree)
+    command = held_rig.hold(ext4_target)
+    kill(command)
+    shutil.rmtree(held_rig.place / "state")
+    (held_rig.tree / "a-new-one").write_bytes(b"x" * 777)
+    done = held_rig.run("resume", ext4_target)
+    assert (done.returncode, "the source is not what it was" in done.stderr) == (1, True), done.stderr
+    assert marked(ext4_target / names[0])
+    (held_rig.tree / "a-new-one").unlink()
+    held_rig.finish(held_rig.resume(ext4_target), ext4_target)
+    held_rig.assert_clean(ext4_target)
+    assert read(ext4_target / names[0]) == (held_rig.tree / names[0]).read_bytes()
 
 
 def test_release_refuses(held_rig: Rig, ext4_target: Path) -> None:

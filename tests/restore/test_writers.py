@@ -32,9 +32,7 @@ def fill(tree: Path, size: int) -> None:
 
 def perform(folder: Path) -> None:
     """Every action at once, each on a file of its own."""
-    tasks = {
-        name: Task.python(PREAMBLE + code, folder / f"f{number}") for number, (name, code) in enumerate(ACTIONS.items())
-    }
+    tasks = {name: Task.python(PREAMBLE + code, folder / f"f{number}") for number, (name, code) in enumerate(ACTIONS.items())}
     failures = {}
     for name, task in tasks.items():
         with task:

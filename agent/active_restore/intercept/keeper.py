@@ -92,6 +92,11 @@ class Keeper:
     def _forward(self, packet: FaultPacket) -> None:
         """Called by the guard: hand a fault to the agent, without ever waiting for it."""
         with self._lock:
+            refusal = self._ledger.refusal
+            if refusal:
+                # Abandoned since the guard looked: those who are held have been refused already.
+                self._guard.answer(packet.number, refusal)
+                return
             self._held[packet.number] = packet
             if self._agent is None:
                 return

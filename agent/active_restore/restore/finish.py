@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def sweep(shop: Workshop) -> list[int]:
-    """Take markers from settled inodes (an interruption may have left some); returns rows that are still unrestored."""
+    """Take markers from settled inodes (an interruption may have left some); returns rows that are still unrestored.
+
+    A refused file that the user has deleted is not missing any more.
+    """
     left: list[int] = []
+    sizes = {row: size for row, size, _ in shop.catalog.files_in_order() if shop.board.state[row] == State.REFUSED}
     for row, handle in shop.catalog.handles():
         state = shop.board.state[row]
         if state == State.GONE:
             continue
         inode = open_inode(shop.mount_fd, handle)
         if inode is None:
+            if state == State.REFUSED:
+                shop.board.state[row] = State.GONE
+                shop.tally.done([(row, sizes.get(row, 0))])
             continue
         try:
             if read_marker(inode) != marker_value(shop.marker_prefix, row):

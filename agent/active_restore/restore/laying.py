@@ -130,17 +130,16 @@ class Laying:
     def reveal(self) -> None:
         """Make it visible, then give kept files and the root the snapshot's metadata."""
         name = staging_name(self.job.restore_id)
-        try:
+        # Not there: the last agent came as far as this, but maybe not further.
+        with contextlib.suppress(FileNotFoundError):
             staging = os.open(name, _DIRECTORY, dir_fd=self._root)
-        except FileNotFoundError:
-            return
-        try:
-            for problem in reveal(staging, self._root):
-                self._tell(problem)
-                self._catalog.set_states(self._catalog.rows_below(problem.path), State.GONE)
-        finally:
-            os.close(staging)
-        shutil.rmtree(name, dir_fd=self._root)
+            try:
+                for problem in reveal(staging, self._root):
+                    self._tell(problem)
+                    self._catalog.set_states(self._catalog.rows_below(problem.path), State.GONE)
+            finally:
+                os.close(staging)
+            shutil.rmtree(name, dir_fd=self._root)
         for node in self._catalog.kept():
             with contextlib.suppress(OSError):
                 dress(self._root, node)
@@ -152,6 +151,10 @@ class Laying:
             return
         os.fchown(self._root, node.uid, node.gid)
         os.fchmod(self._root, node.mode)
+        kept = {os.fsdecode(key) for key, _ in node.xattrs}
+        for name in {"system.posix_acl_default", "system.posix_acl_access"} - kept:
+            with contextlib.suppress(OSError):
+                os.removexattr(self._root, name)
         for key, value in node.xattrs:
             with contextlib.suppress(OSError):
                 os.setxattr(self._root, key, value)

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import FileRow
+from active_restore.errors import ActiveRestoreError
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import FileRef, Kind, Problem
@@ -19,19 +20,25 @@ if TYPE_CHECKING:
     from active_restore.model import Node
 
 
-def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """(row, handle, inode number) of every placeholder below ``target``; nothing is opened but directories."""
+def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int, int]]:
+    """(row, handle, inode number, size) of every placeholder below ``target``; nothing is opened but directories.
+
+    Other devices are left alone: snapshots of btrfs, which hold placeholders with the same rows.
+    """
     handles = HandleMaker()
+    device = os.stat(target).st_dev
     stack = [os.fsencode(target)]
     while stack:
         with os.scandir(stack.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
+                    if entry.stat(follow_symlinks=False).st_dev != device:
+                        continue
                     stack.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
                     row = _row(entry.path, prefix)
                     if row is not None:
-                        yield row, handles.of_name(entry.path), entry.inode()
+                        yield row, handles.of_name(entry.path), entry.inode(), entry.stat(follow_symlinks=False).st_size
 
 
 def _row(path: bytes, prefix: bytes) -> int | None:
@@ -55,23 +62,39 @@ def rebuild(
     """Fill an empty catalog: the rows that are still marked, out of all rows of the walk.
 
     A second inode with the same row is a copy that a user made together with its marker: the first is as good.
+    Raises ``ActiveRestoreError`` where the walk is not the one that the markers were made of (a directory that has changed).
     """
-    marked: dict[int, tuple[bytes, int]] = {}
-    for row, handle, inode in marked_rows(target, prefix):
-        marked.setdefault(row, (handle, inode))
+    marked: dict[int, tuple[bytes, int, int]] = {}
+    for row, handle, inode, size in marked_rows(target, prefix):
+        marked.setdefault(row, (handle, inode, size))
     rows = 0
+    problems: list[Problem] = []
 
     def found() -> Iterator[tuple[FileRow, int, int]]:
         nonlocal rows
         for item in Plan(lambda _: False).number(nodes):
             if isinstance(item, Problem):
+                problems.append(item)
                 continue
             row, node, _ = item
             rows = row + 1
-            if row in marked and node.kind is Kind.FILE:
-                handle, inode = marked[row]
+            if row in marked:
+                handle, inode, size = marked.pop(row)
+                if node.kind is not Kind.FILE or node.size != size:
+                    raise _another_walk()
                 ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
                 yield FileRow(row, ref, handle), inode, order_key(node.content)
 
     catalog.add_files(found())
+    if marked:
+        raise _another_walk()
+    for problem in problems:
+        catalog.add_problem(problem)
     catalog.end_plan(rows)
+
+
+def _another_walk() -> ActiveRestoreError:
+    return ActiveRestoreError(
+        "the state is lost, and the source is not what it was when the restore began",
+        "bring the source back as it was; files that are not restored yet stay guarded",
+    )

@@ -74,7 +74,9 @@ class Settler:
         """Settle this soon."""
         with self._changed:
             self._pending.append(filled)
-            self._changed.notify_all()
+            # Only when there is something to do: every wake-up takes the interpreter from the threads that serve faults.
+            if len(self._pending) == 1 or len(self._pending) >= _BATCH_FILES:
+                self._changed.notify_all()
 
     def run(self) -> None:
         """Until ``close``; then what is pending is settled and it returns."""
