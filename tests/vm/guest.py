@@ -32,12 +32,13 @@ def main() -> None:
         mount.mkdir(parents=True)
         subprocess.run(["mount", "-t", name, device, mount], check=True)
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--color=no", *selected],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.report", "-v", "--color=no", *selected],
             cwd=_PROJECT,
             env={
                 **os.environ,
                 **json.loads((exchange / "environment").read_text()),
                 "ACTIVE_RESTORE_DISK": str(mount),
+                "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf",
                 "ACTIVE_RESTORE_RESULTS": str(exchange / f"results.{name}"),
                 "PYTHONPATH": str(_PROJECT / "agent"),
                 "PYTHONDONTWRITEBYTECODE": "1",

@@ -26,6 +26,8 @@ _HERE = Path(__file__).parent
 _PROJECT = _HERE.parents[1]
 _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
+# Tests of all interceptors, which make their disks themselves.
+_SHARED = ("tests/intercept/test_contract.py",)
 # How often the agent is killed in one test.
 _PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
 
@@ -33,12 +35,13 @@ Results = dict[tuple[str, str], dict[str, Any]]
 
 
 @cache
-def _inside() -> list[str]:
-    """The tests that there are, by pytest itself."""
+def _inside(system: str) -> list[str]:
+    """The tests that there are for a file system, by pytest itself."""
+    shared = _SHARED if system == _FILE_SYSTEMS[0] else ()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(_HERE / "inside")],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(_HERE / "inside"), *shared],
         cwd=_PROJECT,
-        env={**os.environ, "ACTIVE_RESTORE_COLLECT": "1"},
+        env={**os.environ, "ACTIVE_RESTORE_COLLECT": "1", "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf"},
         capture_output=True,
         text=True,
         check=False,
@@ -56,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for kernel in kernels()
             if kernel != FOREIGN
             for system in _FILE_SYSTEMS
-            for test in _inside()
+            for test in _inside(system)
         ]
         ids = [f"{kernel}-{system}-{test.rpartition('/')[2]}" for kernel, system, test in cases]
         metafunc.parametrize(("kernel", "system", "inside"), cases, ids=ids)

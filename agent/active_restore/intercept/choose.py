@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from active_restore.errors import CapabilityMissing
+from active_restore.ebpf import capability
+from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
 
 if TYPE_CHECKING:
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 
 def choose(name: InterceptorName) -> Interceptor:
     """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had."""
+    if name == "fanotify":
+        return FanotifyInterceptor()
+    problem = next(capability.problems(), None)
+    if problem is None:
+        return GuardedBpfInterceptor()
     if name == "bpf":
-        raise CapabilityMissing(
-            "this version cannot hold tasks by BPF LSM", "use --interceptor fanotify; see: active-restore doctor"
-        )
+        raise problem
     return FanotifyInterceptor()

@@ -5,7 +5,6 @@ Outside they are not collected. To run them on a machine of your own: ACTIVE_RES
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,22 +17,11 @@ if TYPE_CHECKING:
     from tests.vm.inside.territory import Guarded
 
 _DISK = os.environ.get("ACTIVE_RESTORE_DISK")
-_RESULTS = os.environ.get("ACTIVE_RESTORE_RESULTS")
 
 
 def pytest_ignore_collect() -> bool | None:
     """Outside, only the collector of ``test_kernels`` may look in here."""
     return True if _DISK is None and "ACTIVE_RESTORE_COLLECT" not in os.environ else None
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A line for each test as soon as it ends: a machine that hangs loses nothing but the test that hung."""
-    if _RESULTS and (report.when == "call" or report.outcome != "passed"):
-        printed = [f"\n--- {title}\n{text}" for title, text in report.sections if report.outcome == "failed"]
-        text = report.longreprtext + "".join(printed)
-        entry = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "text": text}
-        with Path(_RESULTS).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
 
 
 @pytest.fixture(scope="session")
