@@ -276,6 +276,38 @@ def test_running_program_is_restored_again(held_rig: Rig, ext4_target: Path) -> 
     held_rig.verify(ext4_target)
 
 
+def test_writer_goes_on_only_when_the_marker_is_gone(held_rig: Rig, target: Path) -> None:
+    """Else the next agent would write the backup over what the user has written and synced."""
+    names = make(held_rig.tree, 3)
+    command = held_rig.hold(target)
+    code = (
+        "for name in sys.argv[1:]:\n"
+        "    fd = os.open(name, os.O_RDWR)\n"
+        "    assert not os.listxattr(name)\n"
+        "    os.pwrite(fd, b'mine', 0)\n"
+        "    os.fsync(fd)"
+    )
+    python(code, *(target / name for name in names))
+    kill(command)
+    held_rig.finish(held_rig.resume(target), target)
+    for name in names:
+        assert read(target / name) == b"mine" + (held_rig.tree / name).read_bytes()[4:]
+
+
+def test_writer_meets_a_worker_in_the_middle(held_rig: Rig, target: Path) -> None:
+    """A user writes to the end of a file that a worker is just filling: the worker does not come by later."""
+    (held_rig.tree / "f0").write_bytes(os.urandom(12 * MIB))
+    command = held_rig.hold(target)
+    with held_rig.control(target) as client:
+        client.limit(4 * MIB)
+        client.promote([b"f0"])
+    wait_until(lambda: begun(target), "a worker is in the middle of it")
+    python("fd = os.open(sys.argv[1], os.O_RDWR)\nos.pwrite(fd, b'mine', (12 << 20) - 4)", target / "f0")
+    held_rig.finish(command, target)
+    assert read(target / "f0") == (held_rig.tree / "f0").read_bytes()[:-4] + b"mine"
+    held_rig.assert_clean(target)
+
+
 def test_killed_task_is_forgotten(held_rig: Rig, ext4_target: Path) -> None:
     first, second, *_ = make(held_rig.tree)
     command = held_rig.hold(ext4_target)
