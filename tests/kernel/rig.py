@@ -45,6 +45,8 @@ class Rig:
         self.place = place
         self.tree = tree
         """Where the source of this test may be made."""
+        self.source = f"dir:{tree}"
+        """The source, as the command line takes it."""
         self._commands: list[Command] = []
         self.env = {
             **os.environ,
@@ -52,11 +54,6 @@ class Rig:
             "ACTIVE_RESTORE_RUN": str(place / "run"),
             "PYTHONPATH": str(ROOT / "agent"),
         }
-
-    @property
-    def source(self) -> str:
-        """The tree, as the command line takes it."""
-        return f"dir:{self.tree}"
 
     @staticmethod
     def argv(*arguments: str | Path) -> list[str]:

@@ -191,22 +191,22 @@ def test_killed_agent_and_keeper(held_rig: Rig, ext4_target: Path) -> None:
     held_rig.assert_clean(ext4_target)
 
 
-def test_killed_workers_are_replaced(held_rig: Rig, target: Path) -> None:
+def test_killed_workers_are_replaced(held_rig: Rig, ext4_target: Path) -> None:
     """In the middle of a large file, too: times and capabilities are as they were."""
     names = make(held_rig.tree, 4, 12 * MIB)
     for name in names:
         os.setxattr(held_rig.tree / name, "security.capability", CAPABILITY)
         os.utime(held_rig.tree / name, ns=(OLD_NS, OLD_NS))
-    command = held_rig.hold(target)
-    with held_rig.control(target) as client:
+    command = held_rig.hold(ext4_target)
+    with held_rig.control(ext4_target) as client:
         client.limit(4 * MIB)
         client.promote([b"f0000", b"f0001"])
     for _ in range(2):
-        wait_until(lambda: begun(target), "a file is half filled")
+        wait_until(lambda: begun(ext4_target), "a file is half filled")
         held_rig.kill("restore.worker")
         command.until("notice")
-    held_rig.finish(command, target)
-    held_rig.verify(target)
+    held_rig.finish(command, ext4_target)
+    held_rig.verify(ext4_target)
 
 
 def begun(target: Path) -> bool:
@@ -262,18 +262,50 @@ def test_filled_file_is_not_emptied_again(held_rig: Rig, target: Path) -> None:
     held_rig.verify(target)
 
 
-def test_running_program_is_restored_again(held_rig: Rig, target: Path) -> None:
+def test_running_program_is_restored_again(held_rig: Rig, ext4_target: Path) -> None:
     """A program was started from a file that was not settled when the agent died: the next one cannot write to it."""
     shutil.copy("/bin/cat", held_rig.tree / "cat")
     (held_rig.tree / "cat").chmod(0o755)
-    command = held_rig.hold(target)
-    with Task(target / "cat") as task:
+    command = held_rig.hold(ext4_target)
+    with Task(ext4_target / "cat") as task:
         task.say(b"runs\n")
         assert task.line() == b"runs\n"
         kill(command)
-        again = held_rig.resume(target)
-        held_rig.finish(again, target)
-    held_rig.verify(target)
+        again = held_rig.resume(ext4_target)
+        held_rig.finish(again, ext4_target)
+    held_rig.verify(ext4_target)
+
+
+def test_writer_goes_on_only_when_the_marker_is_gone(held_rig: Rig, target: Path) -> None:
+    """Else the next agent would write the backup over what the user has written and synced."""
+    names = make(held_rig.tree, 3)
+    command = held_rig.hold(target)
+    code = (
+        "for name in sys.argv[1:]:\n"
+        "    fd = os.open(name, os.O_RDWR)\n"
+        "    assert not os.listxattr(name)\n"
+        "    os.pwrite(fd, b'mine', 0)\n"
+        "    os.fsync(fd)"
+    )
+    python(code, *(target / name for name in names))
+    kill(command)
+    held_rig.finish(held_rig.resume(target), target)
+    for name in names:
+        assert read(target / name) == b"mine" + (held_rig.tree / name).read_bytes()[4:]
+
+
+def test_writer_meets_a_worker_in_the_middle(held_rig: Rig, target: Path) -> None:
+    """A user writes to the end of a file that a worker is just filling: the worker does not come by later."""
+    (held_rig.tree / "f0").write_bytes(os.urandom(12 * MIB))
+    command = held_rig.hold(target)
+    with held_rig.control(target) as client:
+        client.limit(4 * MIB)
+        client.promote([b"f0"])
+    wait_until(lambda: begun(target), "a worker is in the middle of it")
+    python("fd = os.open(sys.argv[1], os.O_RDWR)\nos.pwrite(fd, b'mine', (12 << 20) - 4)", target / "f0")
+    held_rig.finish(command, target)
+    assert read(target / "f0") == (held_rig.tree / "f0").read_bytes()[:-4] + b"mine"
+    held_rig.assert_clean(target)
 
 
 def test_killed_task_is_forgotten(held_rig: Rig, ext4_target: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.marker import MARKER
 from tests.kernel.rig import marked, traces
 from tests.kernel.tasks import Task, python, read, refused, run
 
@@ -186,6 +187,21 @@ def test_copied_with_its_marker(held_rig: Rig, target: Path) -> None:
     assert read(target / "copy") == b"mine" + (b"content" * 1000)[4:]
     # The marker that cp took along may stay on the copy: the guard has learnt before that it is a plain file.
     assert traces(target) in ([], [str(target / "copy")])
+
+
+def test_marker_on_another_inode(held_rig: Rig, target: Path) -> None:
+    """A file that got a placeholder's marker some other way: the handle tells that it is none, and the marker goes."""
+    (held_rig.tree / "file").write_bytes(b"content" * 1000)
+    command = held_rig.hold(target)
+    os.mknod(target / "other", 0o100600)
+    os.setxattr(target / "other", MARKER, os.getxattr(target / "file", MARKER))
+    python("fd = os.open(sys.argv[1], os.O_RDWR)\nos.pwrite(fd, b'mine', 0)", target / "other")
+    assert not marked(target / "other")
+    assert marked(target / "file")
+    assert read(target / "file") == b"content" * 1000
+    assert read(target / "other") == b"mine"
+    held_rig.finish(command, target)
+    held_rig.assert_clean(target)
 
 
 def test_btrfs_snapshot_shows_no_zeros(held_rig: Rig, disk: Disk, target: Path) -> None:

@@ -24,32 +24,19 @@ if TYPE_CHECKING:
     from tests.source.repositories import Repositories, Repository
 
 
-class Backup(Rig):
-    """A rig whose source is a restic repository."""
-
-    repository: Repository
-
-    @property
-    def source(self) -> str:
-        return self.repository.spec
-
-
-def with_repository(rig: Rig, repository: Repository) -> Backup:
-    rig.__class__ = Backup
-    assert isinstance(rig, Backup)
-    rig.repository = repository
+def use(rig: Rig, repository: Repository) -> Repository:
+    """Restore from this repository."""
+    rig.source = repository.spec
     rig.env.update(repository.env)
-    return rig
+    return repository
 
 
-@pytest.mark.parametrize("name", ["v1", "v2"])
-def test_restic_equals_restic_restore(rig: Rig, repositories: Repositories, target: Path, name: str) -> None:
-    backup = with_repository(rig, repositories.get(name))
+def test_restic_equals_restic_restore(rig: Rig, repositories: Repositories, target: Path) -> None:
     expected = rig.place / "expected"
-    backup.repository.restored(expected)
-    command = backup.restore(target)
+    use(rig, repositories.get("v2")).restored(expected)
+    command = rig.restore(target)
     assert command.end()[0] == 0
-    backup.verify(target)
+    rig.verify(target)
     assert picture(target) == picture(expected)
 
 
@@ -69,12 +56,12 @@ def picture(root: Path) -> dict[str, object]:
 
 def test_damaged_pack_is_refused_until_it_is_repaired(rig: Rig, repositories: Repositories, ext4_target: Path) -> None:
     """Files of the damaged pack: EIO, listed, exit 3, still EIO when the agent has gone; repaired: resume ends with 0."""
-    backup = with_repository(rig, repositories.get("v2").copy(rig.place / "repository"))
+    use(rig, repositories.get("v2").copy(rig.place / "repository"))
     packs = sorted((rig.place / "repository/data").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     good = packs[-1].read_bytes()
     packs[-1].chmod(0o600)
     packs[-1].write_bytes(random.Random(1).randbytes(len(good)))
-    command = backup.restore(ext4_target)
+    command = rig.restore(ext4_target)
     first = command.until("refused")
     assert first["errno"] == errno.EIO
     assert command.end()[0] == 3
@@ -82,12 +69,12 @@ def test_damaged_pack_is_refused_until_it_is_repaired(rig: Rig, repositories: Re
     assert victims
     for path in victims[:3]:
         assert refused(path) == errno.EIO
-    assert backup.run("resume", ext4_target).returncode == 3
+    assert rig.run("resume", ext4_target).returncode == 3
     assert refused(victims[0]) == errno.EIO
     packs[-1].write_bytes(good)
-    done = backup.run("resume", ext4_target)
+    done = rig.run("resume", ext4_target)
     assert done.returncode == 0, done.stderr
-    backup.verify(ext4_target)
+    rig.verify(ext4_target)
 
 
 def test_refused_files_that_are_deleted_end_the_restore(rig: Rig, ext4_target: Path) -> None:
@@ -201,7 +188,7 @@ def test_existing_by_metadata(rig: Rig, ext4_target: Path) -> None:
 
 
 def test_target_with_a_default_acl(rig: Rig, target: Path) -> None:
-    """What the target would bequeath to new files is not in the backup."""
+    """What the target would bequeath to new files is not in the rig."""
     trees.fill(rig.tree)
     target.mkdir()
     target.chmod(0o2770)
@@ -244,9 +231,9 @@ def disk_pair(ext4_target: Path) -> tuple[Path, Path]:
 
 
 def test_wrong_password_leaves_nothing(rig: Rig, repositories: Repositories, ext4_target: Path) -> None:
-    backup = with_repository(rig, repositories.get("v2"))
+    use(rig, repositories.get("v2"))
     rig.env["RESTIC_PASSWORD"] = "wrong"
-    assert backup.run("restore", backup.source, ext4_target).returncode == 12
+    assert rig.run("restore", rig.source, ext4_target).returncode == 12
     rig.assert_clean(ext4_target)
 
 

@@ -42,8 +42,7 @@ def perform(folder: Path) -> None:
     assert not failures
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("when", ["held", "racing"])
+@pytest.mark.parametrize(("size", "when"), [(SMALL, "held"), (LARGE, "racing")], ids=["small held", "large racing"])
 def test_outcome_is_that_of_a_plain_file(held_rig: Rig, target: Path, size: int, when: str) -> None:
     fill(held_rig.tree, size)
     began_ns = time.time_ns()
