@@ -34,7 +34,7 @@ def require() -> None:
 
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
-    for check in (_check_processor, _check_lsm, _check_btf, _check_load, program.find_bcc):
+    for check in (_check_processor, _check_lsm, _check_permission, _check_hooks, program.find_bcc):
         yield from _problem(check)
 
 
@@ -78,15 +78,31 @@ def _check_lsm() -> None:
         )
 
 
-def _check_btf() -> None:
+def _check_permission() -> None:
+    """Who may not load a program is told so before the kernel looks at it: no need to read BTF for that."""
+    try:
+        _load(hook_id=0)
+    except PermissionError as error:
+        raise _explain(error) from error
+    except OSError:
+        return
+
+
+def _check_hooks() -> None:
+    """Load a program that allows everything, and drop it again."""
     btf = Btf(read_kernel())
     for hook in (_HOOK, "bpf_lsm_path_truncate"):
         if not btf.has_function(hook):
             raise BtfError(f"The kernel has no hook {hook}.", "It needs CONFIG_BPF_LSM and CONFIG_SECURITY_PATH.")
+    try:
+        _load(btf.function_id(_HOOK))
+    except PermissionError:
+        return
+    except OSError as error:
+        raise _explain(error) from error
 
 
-def _check_load() -> None:
-    """Load a program that allows everything, and drop it again."""
+def _load(hook_id: int) -> None:
     instructions = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
@@ -97,19 +113,9 @@ def _check_load() -> None:
         ctypes.addressof(licence),
         *(0, 0, 0, 0, 0, b"ar_probe", 0, _ATTACH_LSM_MAC),
         *(0, 0, 0, 0, 0, 0, 0),
-        _hook_id(),
+        hook_id,
     )
-    try:
-        os.close(maps.bpf(_PROG_LOAD, attributes, "BPF LSM program"))
-    except OSError as error:
-        raise _explain(error) from error
-
-
-def _hook_id() -> int:
-    try:
-        return Btf(read_kernel()).function_id(_HOOK)
-    except BtfError:
-        return 0
+    os.close(maps.bpf(_PROG_LOAD, attributes, "BPF LSM program"))
 
 
 def _explain(error: OSError) -> CapabilityMissing:
