@@ -113,7 +113,9 @@ def test_killed_again_and_again(held_rig: Rig, ext4_target: Path) -> None:
         with reader:
             assert reader.output() == b"3000 0\n"
     held_rig.finish(command, ext4_target)
-    held_rig.verify(ext4_target)
+    held_rig.assert_clean(ext4_target)
+    # Not by verify: a filler that is killed when write(2) has set the time and copied nothing leaves that time.
+    subprocess.run(["md5sum", "--quiet", "-c", sums], cwd=ext4_target, check=True, timeout=60)
 
 
 def served(rig: Rig, target: Path, count: int) -> bool:
