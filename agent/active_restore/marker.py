@@ -1,9 +1,12 @@
 """The marker: the xattr by which anyone can tell a placeholder, without our state.
 
-Value: msgpack of ``[format version, restore id (8 bytes), catalog row]``; all markers of one restore share a prefix.
+Value: msgpack of ``[format version, restore id (8 bytes), catalog row, CRC-32 of the inode's file handle]``; all markers of one
+restore share a prefix. The last word tells a placeholder from a copy that a user made together with its marker.
 """
 
 from __future__ import annotations
+
+import zlib
 
 import msgpack
 
@@ -15,19 +18,19 @@ FORMAT = 1
 
 def marker_prefix(restore_id: str) -> bytes:
     """What every marker of this restore (16 hex digits) begins with."""
-    return bytes(msgpack.packb([FORMAT, bytes.fromhex(restore_id), 0]))[:-1]
+    return bytes(msgpack.packb([FORMAT, bytes.fromhex(restore_id), 0, 0]))[:-2]
 
 
-def marker_value(prefix: bytes, row: int) -> bytes:
-    """The marker of a row."""
-    return prefix + bytes(msgpack.packb(row))
+def marker_value(prefix: bytes, row: int, handle: bytes = b"") -> bytes:
+    """The marker of a row on the inode with this file handle."""
+    return prefix + bytes(msgpack.packb(row)) + bytes(msgpack.packb(zlib.crc32(handle)))
 
 
 def marker_row(prefix: bytes, value: bytes) -> int:
     """The row of a marker that begins with ``prefix``. Raises ``ValueError`` for anything else."""
     if not value.startswith(prefix):
         raise ValueError("a marker of another restore")
-    row = msgpack.unpackb(value[len(prefix) :])
-    if not isinstance(row, int) or row < 0:
+    words = msgpack.unpackb(b"\x92" + value[len(prefix) :])
+    if not isinstance(words[0], int) or words[0] < 0:
         raise ValueError("not a row")
-    return row
+    return words[0]

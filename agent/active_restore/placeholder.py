@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import time
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
@@ -137,9 +138,10 @@ class Layer:
             self._dress(name, node)
             return None
         os.truncate(name, node.size)
-        os.setxattr(name, MARKER, self._prefix + self._pack(row), os.XATTR_CREATE, follow_symlinks=False)
-        self._dress(name, node)
         handle = self._handles.of_name(name)
+        marker = self._prefix + self._pack(row) + self._pack(zlib.crc32(handle))
+        os.setxattr(name, MARKER, marker, os.XATTR_CREATE, follow_symlinks=False)
+        self._dress(name, node)
         ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
         inode = os.stat(name, follow_symlinks=False).st_ino if self._inode_numbers else 0
         return Laid(FileRow(row, ref, handle), inode)
@@ -194,11 +196,14 @@ def open_ours(inode_fd: int, flags: int) -> int:
 
 
 def unmark(inode_fd: int) -> None:
-    """Take the marker from the inode behind an (O_PATH) descriptor; none there is no error."""
+    """Take the marker from the inode behind an (O_PATH) descriptor; none there is no error.
+
+    Nor is an inode that the user has made immutable (EPERM): the catalog knows that it is settled.
+    """
     try:
         os.removexattr(f"/proc/self/fd/{inode_fd}", MARKER)
     except OSError as error:
-        if error.errno != errno.ENODATA:
+        if error.errno not in (errno.ENODATA, errno.EPERM):
             raise
 
 

@@ -69,6 +69,10 @@ class Task:
         assert self._child.stdout is not None
         return self._child.stdout.readline()
 
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self._child.poll() is not None
+
     def finish(self) -> tuple[int, bytes, bytes]:
         """Wait for its end: exit code, output, errors."""
         out, err = self._child.communicate(timeout=DEADLINE_S)

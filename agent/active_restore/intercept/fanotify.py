@@ -8,6 +8,8 @@ Where the kernel has pre-content events (6.14), truncate(2) by path is held, too
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
 import threading
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from active_restore.intercept.base import Territory
 
+_log = logging.getLogger(__name__)
 _INIT = (
     fanotify.FAN_CLASS_PRE_CONTENT
     | fanotify.FAN_CLOEXEC
@@ -163,12 +166,19 @@ class FanotifyInterceptor:
                 self._reconnect(link)
 
     def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
-        """A keeper that has just taken over does not know yet who is exempt: our own opens go on here."""
+        """A keeper that has just taken over does not know yet who is exempt: our own opens go on here.
+
+        Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever.
+        """
         fault = _fault(packet, keeper)
         if packet.tid in self._exempt:
             self._answer([fault], 0)
-        else:
+            return
+        try:
             on_fault(fault)
+        except Exception:
+            _log.exception("a fault could not be handled")
+            self._answer([fault], errno.EIO)
 
     def _reconnect(self, lost: keepers.Link) -> None:
         """The keeper died: its standby listens on the same socket and needs a moment to take over."""

@@ -170,6 +170,9 @@ class Demand:
             self._stall(file, error)
         except OSError as error:
             filling.abort()
+            if self._shop.board.state[row] == State.FILLED and filling.inode >= 0:
+                # Complete, but it could not be made durable for a writer: the settler tries again, and tells.
+                self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
             code = error.errno if error.errno in (errno.ENOSPC, errno.EDQUOT) else errno.EIO
             self._fail(row, code, f"cannot be written: {error.strerror}")
         finally:

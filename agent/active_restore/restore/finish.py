@@ -32,7 +32,7 @@ def sweep(shop: Workshop) -> list[int]:
                 shop.tally.done([(row, sizes.get(row, 0))])
             continue
         try:
-            if read_marker(inode) != marker_value(shop.marker_prefix, row):
+            if read_marker(inode) != marker_value(shop.marker_prefix, row, handle):
                 continue
             if state == State.SETTLED:
                 unmark(inode)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from active_restore.catalog import FileRow
 from active_restore.errors import ActiveRestoreError
 from active_restore.linux.handles import HandleMaker
-from active_restore.marker import MARKER, marker_row
+from active_restore.marker import MARKER, marker_row, marker_value
 from active_restore.model import FileRef, Kind, Problem
 from active_restore.restore.plan import Plan
 
@@ -36,19 +36,29 @@ def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int, i
                         continue
                     stack.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    row = _row(entry.path, prefix)
-                    if row is not None:
-                        yield row, handles.of_name(entry.path), entry.inode(), entry.stat(follow_symlinks=False).st_size
+                    value = _marker(entry.path)
+                    if value.startswith(prefix):
+                        yield from _placeholder(entry, value, prefix, handles.of_name(entry.path))
 
 
-def _row(path: bytes, prefix: bytes) -> int | None:
+def _placeholder(
+    entry: os.DirEntry[bytes], value: bytes, prefix: bytes, handle: bytes
+) -> Iterator[tuple[int, bytes, int, int]]:
+    """The entry, unless its marker is broken or was copied from another inode: a copy is the user's own file."""
     try:
-        return marker_row(prefix, os.getxattr(path, MARKER, follow_symlinks=False))
+        row = marker_row(prefix, value)
     except ValueError:
-        return None
+        return
+    if value == marker_value(prefix, row, handle):
+        yield row, handle, entry.inode(), entry.stat(follow_symlinks=False).st_size
+
+
+def _marker(path: bytes) -> bytes:
+    try:
+        return os.getxattr(path, MARKER, follow_symlinks=False)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.ENOENT, errno.EOPNOTSUPP):
-            return None
+            return b""
         raise
 
 
@@ -61,12 +71,11 @@ def rebuild(
 ) -> None:
     """Fill an empty catalog: the rows that are still marked, out of all rows of the walk.
 
-    A second inode with the same row is a copy that a user made together with its marker: the first is as good.
     Raises ``ActiveRestoreError`` where the walk is not the one that the markers were made of (a directory that has changed).
     """
     marked: dict[int, tuple[bytes, int, int]] = {}
     for row, handle, inode, size in marked_rows(target, prefix):
-        marked.setdefault(row, (handle, inode, size))
+        marked[row] = (handle, inode, size)
     rows = 0
     problems: list[Problem] = []
 

@@ -62,7 +62,7 @@ class Filling:
         if inode is None:
             return Claim.GONE
         self.inode = inode
-        if read_marker(inode) != marker_value(self._prefix, self.file.row):
+        if read_marker(inode) != marker_value(self._prefix, self.file.row, self.file.handle):
             return Claim.UNMARKED
         self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
