@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.rig import marked
-from tests.kernel.tasks import Task, python, read, refused
+from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -351,52 +351,3 @@ def test_waits_for_a_file_that_is_deleted_meanwhile(held_rig: Rig, target: Path,
     held_rig.finish(again, target)
     held_rig.assert_clean(target)
     assert (target / first).exists() == (deed != "unlink")
-
-
-def test_lost_state_is_rebuilt(held_rig: Rig, target: Path) -> None:
-    names = make(held_rig.tree)
-    command = held_rig.hold(target)
-    assert read(target / names[0])
-    (target / names[1]).rename(target / "elsewhere")
-    kill(command)
-    python("import shutil; shutil.rmtree(sys.argv[1])", held_rig.place / "state")
-    with Task("cat", target / "elsewhere") as task:
-        task.held()
-        again = held_rig.resume(target)
-        assert task.output() == (held_rig.tree / names[1]).read_bytes()
-    held_rig.finish(again, target)
-    (target / "elsewhere").rename(target / names[1])
-    done = held_rig.run("verify", held_rig.source, target, "--extra")
-    assert all("mtime" in line or "NOT equal" in line for line in done.stdout.splitlines()[:2]), done.stdout
-    held_rig.assert_clean(target)
-
-
-def test_lost_state_and_another_source(held_rig: Rig, ext4_target: Path) -> None:
-    """Rows are counted in the source's order: a source that has changed must not be poured into the wrong files."""
-    names = make(held_rig.tree)
-    command = held_rig.hold(ext4_target)
-    kill(command)
-    shutil.rmtree(held_rig.place / "state")
-    (held_rig.tree / "a-new-one").write_bytes(b"x" * 777)
-    done = held_rig.run("resume", ext4_target)
-    assert (done.returncode, "the source is not what it was" in done.stderr) == (1, True), done.stderr
-    assert marked(ext4_target / names[0])
-    (held_rig.tree / "a-new-one").unlink()
-    held_rig.finish(held_rig.resume(ext4_target), ext4_target)
-    held_rig.assert_clean(ext4_target)
-    assert read(ext4_target / names[0]) == (held_rig.tree / names[0]).read_bytes()
-
-
-def test_release_refuses(held_rig: Rig, ext4_target: Path) -> None:
-    first, second, *_ = make(held_rig.tree)
-    command = held_rig.hold(ext4_target)
-    kill(command)
-    with Task("cat", ext4_target / first) as task:
-        task.held()
-        assert held_rig.run("release", ext4_target).returncode == 0
-        code, out, errors = task.finish()
-        assert (code, out) == (1, b"")
-        assert b"Input/output error" in errors
-    assert refused(ext4_target / second) == 5
-    held_rig.finish(held_rig.resume(ext4_target), ext4_target)
-    held_rig.verify(ext4_target)
