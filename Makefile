@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm bench-vm demo bench lint clean
+.PHONY: setup test test-vm demo bench lint clean
 
 setup: $(STAMP)
 
@@ -21,13 +21,10 @@ $(STAMP): pyproject.toml Makefile
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/vm
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm
-
-bench-vm: setup
-	for kernel in 6.1 6.12; do $(BIN)/python -m bench.vm_cost $$kernel; done
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run

@@ -41,6 +41,7 @@ _POLL_MS = 100
 _RING_PAGES = 64
 _SPARE_WORDS = 16384
 _INODES_A_WORD_AT_WORST = 32
+_ROWS_UNKNOWN = 10_000_000
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
 
@@ -345,8 +346,8 @@ class BpfInterceptor:
 
 
 def _words(rows: int) -> int:
-    """Room for so many placeholders. The kernel makes a power of two of buckets (16 bytes each), whatever we say."""
-    return 1 << (_SPARE_WORDS + rows // _INODES_A_WORD_AT_WORST - 1).bit_length()
+    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
+    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 def _headers(territory: Territory) -> Path:

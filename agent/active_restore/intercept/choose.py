@@ -1,4 +1,4 @@
-"""Which interceptor serves: BPF LSM where it loads, else fanotify."""
+"""Which interceptor serves: fanotify, or BPF LSM where it is asked for and loads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def choose(name: InterceptorName) -> Interceptor:
-    """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had."""
-    if name == "fanotify":
+    """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had.
+
+    ``auto`` is fanotify until whole restores have been held by BPF as long and as often as by fanotify.
+    """
+    if name != "bpf":
         return FanotifyInterceptor()
-    problem = next(capability.problems(), None)
-    if problem is None:
-        return GuardedBpfInterceptor()
-    if name == "bpf":
+    for problem in capability.problems():
         raise problem
-    return FanotifyInterceptor()
+    return GuardedBpfInterceptor()
