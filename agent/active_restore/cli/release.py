@@ -22,7 +22,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Release the tasks that wait."""
-    from active_restore import agent
+    import active_restore.agent as agent
 
     target = command.absolute(arguments.target)
     agent.release(target)

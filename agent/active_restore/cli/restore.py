@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
     )
     # Only now: it brings every library with it, and what is mistyped should be told at once.
-    from active_restore import agent
+    import active_restore.agent as agent
 
     with reporter(as_json=arguments.json) as told:
         return finish(agent.restore(options, told, os.environ), told)

@@ -25,7 +25,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resume."""
-    from active_restore import agent
+    import active_restore.agent as agent
 
     target = command.absolute(arguments.target)
     with reporter(as_json=arguments.json) as told:
