@@ -150,6 +150,7 @@ def test_the_source_has_moved(held: Rig, ext4_target: Path) -> None:
     agent.signal(signal.SIGINT)
     agent.end()
     held.tree = held.tree.rename(held.tree.with_name("moved"))
+    held.source = f"dir:{held.tree}"
     assert held.run("resume", ext4_target).returncode == 10
     resumed = held.start("resume", ext4_target, "--source", held.source)
     resumed.until("ready")
