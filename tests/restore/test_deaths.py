@@ -302,6 +302,22 @@ def test_writer_goes_on_only_when_the_marker_is_gone(held_rig: Rig, target: Path
         assert read(target / name) == b"mine" + (held_rig.tree / name).read_bytes()[4:]
 
 
+def test_writer_right_behind_a_reader(held_rig: Rig, target: Path) -> None:
+    """A reader needs complete content, a writer durable content: a file filled for the one is not settled for the other."""
+    names = make(held_rig.tree)
+    command = held_rig.hold(target)
+    code = (
+        "for path in sys.argv[1:]:\n"
+        "    open(path, 'rb').read()\n"
+        "    fd = os.open(path, os.O_RDWR)\n"
+        "    print('trusted.active_restore' in os.listxattr(fd))\n"
+        "    os.close(fd)"
+    )
+    assert python(code, *(target / name for name in names)).split() == [b"False"] * len(names)
+    held_rig.finish(command, target)
+    held_rig.verify(target)
+
+
 def test_writer_meets_a_worker_in_the_middle(held_rig: Rig, target: Path) -> None:
     """A user writes to the end of a file that a worker is just filling: the worker does not come by later."""
     (held_rig.tree / "f0").write_bytes(os.urandom(12 * MIB))
