@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -125,12 +126,19 @@ class Rig:
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs(pid, mark, name)]
 
     def kill(self, name: str) -> None:
-        """SIGKILL to all of a kind (``ar-keeper``, ``ar-standby``, ``restore.worker``); returns when they are gone."""
-        victims = self.processes(name)
-        assert victims, f"no {name} is there"
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not set(victims) & set(self.processes(name)), f"{name} is gone")
+        """SIGKILL to all of a kind (``ar-keeper``, ``ar-standby``, ``restore.worker``); returns when they are gone.
+
+        Gone is the last thread: one that is dying may still read an event, which is then refused (see the keeper).
+        """
+        with contextlib.ExitStack() as stack:
+            victims = {pid: os.pidfd_open(pid) for pid in self.processes(name)}
+            for pidfd in victims.values():
+                stack.callback(os.close, pidfd)
+            assert victims, f"no {name} is there"
+            for pidfd in victims.values():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            for pid, pidfd in victims.items():
+                assert select.select([pidfd], [], [], DEADLINE_S)[0], f"{name} {pid} does not end"
 
     def end(self) -> list[str]:
         """End whatever is left; what that was."""

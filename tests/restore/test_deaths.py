@@ -210,7 +210,7 @@ def test_killed_workers_are_replaced(held_rig: Rig, ext4_target: Path) -> None:
         client.limit(4 * MIB)
         client.promote([b"f0000", b"f0001"])
     for _ in range(2):
-        wait_until(lambda: begun(ext4_target), "a file is half filled")
+        wait_until(lambda: begun(ext4_target) and held_rig.processes("restore.worker"), "a file is half filled")
         held_rig.kill("restore.worker")
         command.until("notice")
     held_rig.finish(command, ext4_target)

@@ -16,6 +16,7 @@ from active_restore.marker import MARKER
 from tests.kernel.disks import MIB, mounted
 from tests.kernel.rig import Rig, add_decoys, marked
 from tests.kernel.tasks import Task, read, refused, run
+from tests.kernel.waiting import wait_until
 from tests.source import trees
 
 if TYPE_CHECKING:
@@ -117,6 +118,24 @@ def test_source_that_stays_away(held_rig: Rig, ext4_target: Path) -> None:
     assert refused(ext4_target / "file") == errno.EIO
     away.rename(held_rig.tree)
     assert read(ext4_target / "file") == (held_rig.tree / "file").read_bytes()
+    held_rig.finish(command, ext4_target)
+    held_rig.verify(ext4_target)
+
+
+def test_workers_that_start_while_the_source_is_away(held_rig: Rig, ext4_target: Path) -> None:
+    """However often they are started: those who wait are served when the source is there again."""
+    (held_rig.tree / "file").write_bytes(os.urandom(100_000))
+    expected = (held_rig.tree / "file").read_bytes()
+    command = held_rig.hold(ext4_target)
+    away = held_rig.place / "away"
+    held_rig.tree.rename(away)
+    with Task("cat", ext4_target / "file") as task:
+        for _ in range(3):
+            wait_until(lambda: held_rig.processes("restore.worker"), "a worker is there")
+            held_rig.kill("restore.worker")
+        task.held()
+        away.rename(held_rig.tree)
+        assert task.output() == expected
     held_rig.finish(command, ext4_target)
     held_rig.verify(ext4_target)
 

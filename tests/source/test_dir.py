@@ -156,7 +156,7 @@ class TestWalk:
         (tmp_path / "file").write_bytes(b"")
         for place in ("missing", "file"):
             with pytest.raises(NoRepository):
-                DirSource(str(tmp_path / place))
+                DirSource.open(str(tmp_path / place))
 
 
 def _save(tree: Path) -> str:

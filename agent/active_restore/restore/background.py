@@ -16,7 +16,6 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from active_restore.catalog import FileRow, State
-from active_restore.errors import ActiveRestoreError
 from active_restore.model import Lane
 from active_restore.placeholder import open_inode
 from active_restore.restore import frames
@@ -33,7 +32,9 @@ _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
 _JOBS_AHEAD = 2
 _RETRY_SECONDS = 5.0
-_MAX_DEATHS = 20
+# Between the deaths of a worker that accomplished nothing: the background must neither give up nor eat the machine.
+_FIRST_PAUSE_S = 0.1
+_LAST_PAUSE_S = 30.0
 _HELLOS = 2
 
 
@@ -156,7 +157,6 @@ class Background:
         self._wake = threading.Condition()
         self._idle = 0
         self._finished = False
-        self._deaths = 0
         shop.board.workers = workers
 
     @property
@@ -165,20 +165,21 @@ class Background:
         return len(self._workers)
 
     def run(self, number: int) -> None:
-        """Serve one worker; a new one takes the place of one that dies."""
+        """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""
+        pause = _FIRST_PAUSE_S
         try:
-            while not self._serve(number):
-                self._deaths += 1
-                if self._deaths > _MAX_DEATHS:
-                    raise ActiveRestoreError("worker processes keep dying", "see the log for what they said")
+            while not self._serve(session := _Session(self._workers[number], self._shop, self._hooks, self.queue)):
+                pause = _FIRST_PAUSE_S if session.accomplished else min(2 * pause, _LAST_PAUSE_S)
                 self._shop.reporter.event(Notice("a worker process died and is replaced"))
+                with self._wake:
+                    if self._wake.wait_for(lambda: self._finished or self._shop.board.stopping, pause):
+                        return
                 self._workers[number] = WorkerProcess(number, self._shop, self._handover())
         finally:
             self._workers[number].close()
 
-    def _serve(self, number: int) -> bool:
+    def _serve(self, session: _Session) -> bool:
         """``False`` when the worker died before its work was done."""
-        session = _Session(self._workers[number], self._shop, self._hooks, self.queue)
         try:
             session.greet()
             while not (self._shop.board.stopping or (self._finished and not session.busy)):
@@ -226,6 +227,7 @@ class _Session:
         self._tids: list[int] = []
         self._number = 0
         self._troubled: list[int] = []
+        self.accomplished = False
 
     @property
     def busy(self) -> bool:
@@ -273,6 +275,7 @@ class _Session:
 
     def _filled(self, number: int, results: list[list[Any]]) -> None:
         files = {file.row: file for file in self._jobs.pop(number)}
+        self.accomplished = True
         count = size = 0
         for row, result, code, detail in results:
             file = files.pop(row)

@@ -314,21 +314,21 @@ class Demand:
         """Tasks that have waited for the source longer than the user allowed get EIO; others go on waiting."""
         oldest = time.monotonic_ns() - self._timeout_ns
         with self._stall_changed:
-            stalled = {file.row for file in self._stalled}
-        for row in stalled:
+            # Together, or a task that comes in between would wait in a list that nobody tries again.
+            files, self._stalled = self._stalled, []
+            overdue: dict[int, list[Fault]] = {}
             with self._lock:
-                faults = self._waiting.get(row, [])
-                overdue = [fault for fault in faults if fault.since_ns < oldest]
-                left = [fault for fault in faults if fault.since_ns >= oldest]
-                if left:
-                    self._waiting[row] = left
-                else:
-                    self._waiting.pop(row, None)
-            if overdue:
-                self._answers.refuse(row, errno.EIO, overdue)
-            if not left:
-                with self._stall_changed:
-                    self._stalled = [file for file in self._stalled if file.row != row]
+                for file in files:
+                    faults = self._waiting.get(file.row, [])
+                    overdue[file.row] = [fault for fault in faults if fault.since_ns < oldest]
+                    left = [fault for fault in faults if fault.since_ns >= oldest]
+                    if left:
+                        self._waiting[file.row] = left
+                        self._stalled.append(file)
+                    else:
+                        self._waiting.pop(file.row, None)
+        for row, faults in overdue.items():
+            self._answers.refuse(row, errno.EIO, faults)
 
     @property
     def unreachable_s(self) -> float:

@@ -49,9 +49,15 @@ class DirSource:
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self.url = f"dir:{self._path}"
-        if not os.path.isdir(self._path):
-            raise NoRepository(f"there is no directory {self._path}", "check the path; is it mounted?")
         self._snapshot = SnapshotInfo(_NAME, time.time_ns(), os.uname().nodename, (self._path,), ())
+
+    @classmethod
+    def open(cls, path: str) -> DirSource:
+        """For a user: raises ``NoRepository`` where there is no directory."""
+        source = cls(path)
+        if not os.path.isdir(source._path):
+            raise NoRepository(f"there is no directory {source._path}", "check the path; is it mounted?")
+        return source
 
     def snapshots(self) -> list[SnapshotInfo]:
         """See ``Source.snapshots``."""
@@ -99,7 +105,7 @@ class DirSource:
 
     @classmethod
     def attach(cls, recipe: dict[str, Any]) -> DirSource:
-        """The other end of ``handover``."""
+        """The other end of ``handover``. The directory may be away just now: reading says so, and is tried again."""
         return cls(os.fsdecode(recipe["path"]))
 
     def close(self) -> None:

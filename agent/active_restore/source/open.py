@@ -23,7 +23,7 @@ def open_source(spec: str, env: Mapping[str, str]) -> Source:
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme == "dir":
-        return DirSource(rest)
+        return DirSource.open(rest)
     if colon and rest and scheme == "restic":
         return ResticSource.open(location.parse(rest, env), password.find(env))
     raise UsageError(f"unknown source {_shown(scheme, colon)!r}", "write dir:PATH or restic:REPOSITORY")
