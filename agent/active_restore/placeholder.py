@@ -13,7 +13,6 @@ import errno
 import os
 import shutil
 import stat
-import time
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,8 +36,6 @@ _TYPE_BITS = {
     Kind.BLOCK: stat.S_IFBLK,
 }
 _DEFAULT_ACL = "system.posix_acl_default"
-_TRIES = 100
-_PAUSE_S = 0.02
 _CLEARED_BY_CHOWN = stat.S_ISUID | stat.S_ISGID
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -184,14 +181,7 @@ def remove_staging(target: str, restore_id: str) -> None:
 
 
 def open_ours(inode_fd: int, flags: int) -> int:
-    """Open the inode behind an (O_PATH) descriptor from an exempt thread.
-
-    EAGAIN means that a keeper was killed while it looked at this very open: its successor lets it through.
-    """
-    for _ in range(_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            return os.open(f"/proc/self/fd/{inode_fd}", flags | os.O_CLOEXEC)
-        time.sleep(_PAUSE_S)
+    """Open the inode behind an (O_PATH) descriptor that came from the interceptor's passage."""
     return os.open(f"/proc/self/fd/{inode_fd}", flags | os.O_CLOEXEC)
 
 

@@ -77,7 +77,10 @@ class Run:
             laying = Laying(self._job, self._catalog, self._source, root, telling)
             try:
                 interceptor = self._interceptor = self._to_guarded(laying)
-                return self._restore(laying, root, interceptor)
+                # Ours for longer than the interceptor's: what is still pending is settled after it has left.
+                passage = os.dup(interceptor.passage())
+                stack.callback(os.close, passage)
+                return self._restore(laying, passage, interceptor)
             except Stopped:
                 self._phase = "interrupted"
                 return None
@@ -131,9 +134,9 @@ class Run:
             raise
         self._job = laying.job = laying.job.in_phase("revealing")
 
-    def _restore(self, laying: Laying, root: int, interceptor: Interceptor) -> Done | None:
+    def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
-        shop = self._shop = self._open_shop(root)
+        shop = self._shop = self._open_shop(passage)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
         demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
         self._start("settler", lambda: _settle(shop.settler, interceptor))
@@ -145,12 +148,12 @@ class Run:
         self._phase = "restoring"
         self._reporter.event(Ready(time.monotonic() - self._started))
         notify("READY=1")
-        sync_filesystem(root)
+        sync_filesystem(passage)
         self._job = self._job.in_phase("restoring")
         self._fill(shop, demand, interceptor)
         return self._end(shop, interceptor, demand)
 
-    def _open_shop(self, root: int) -> Workshop:
+    def _open_shop(self, mount: int) -> Workshop:
         catalog = self._catalog
         totals = catalog.totals()
         rows = catalog.row_count()
@@ -164,8 +167,8 @@ class Run:
                 board.state[row] = state
             else:
                 board.state[row] = State.LAID
-        settler = Settler(root, catalog, board, tally.done)
-        return Workshop(root, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
+        settler = Settler(mount, catalog, board, tally.done)
+        return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
         """Run the background until every row is concluded, or until we are stopped."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux import tasks
+from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Fault, Gate
 
@@ -66,8 +67,9 @@ class Puppet:
             case "laid":
                 self.interceptor.laid()
             case "exempt-open":
+                handle = HandleMaker().of_name(os.fsencode(rest[0]))
                 self.interceptor.exempt(threading.get_native_id())
-                os.close(os.open(rest[0], os.O_RDWR))
+                os.close(open_handle(self.interceptor.passage(), handle, os.O_RDWR))
                 self.interceptor.unexempt(threading.get_native_id())
             case "leave":
                 self.interceptor.leave()

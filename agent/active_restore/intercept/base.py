@@ -58,8 +58,14 @@ class Interceptor(Protocol):
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Let these waiting tasks go on with an error; the placeholder stays guarded."""
 
+    def passage(self) -> int:
+        """A descriptor of the target's root, ours until the end: exempt threads open placeholders from there, by handle.
+
+        Call it after ``arm`` or ``adopt``.
+        """
+
     def exempt(self, tid: int) -> None:
-        """This thread of ours, or this single-threaded child, is never held."""
+        """This thread of ours, or this single-threaded child, is not held where it opens from ``passage``."""
 
     def unexempt(self, tid: int) -> None:
         """Take that back; call it before the thread id can be used again."""

@@ -81,6 +81,10 @@ class GuardedBpfInterceptor:
         self._bpf.refuse(row, errno, ours)
         self._guard.refuse(row, errno, theirs)
 
+    def passage(self) -> int:
+        """The guard goes by mounts, BPF by threads."""
+        return self._guard.passage()
+
     def exempt(self, tid: int) -> None:
         """Both."""
         for each in self._both():

@@ -21,6 +21,7 @@ from active_restore.intercept.guard import answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
+from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.process import is_alive
 from active_restore.model import Fault, Gate, Intent, Task
 
@@ -41,7 +42,7 @@ _INIT = (
 # kernel refuses the task's open where our descriptor fails.
 _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
-
+_PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
 # A ticket is the event's number below, and above how many keepers have died before the one that gave it.
 _NUMBER_BITS = 32
@@ -76,8 +77,7 @@ class FanotifyInterceptor:
         self._relink = threading.Lock()
         self._answering = threading.Lock()
         self._keepers = 0
-        self._exempt: set[int] = set()
-        self._exempting = threading.Lock()
+        self._passage: PrivateMount | None = None
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
@@ -110,6 +110,7 @@ class FanotifyInterceptor:
                 ) from error
         self._territory = territory
         self._link = keepers.connect(territory.run_dir)
+        self._open_passage()
         self._watch_standby()
 
     @staticmethod
@@ -134,9 +135,21 @@ class FanotifyInterceptor:
         self._territory = territory
         # Mounted again (a loop device, a reboot of a container), the file system may have another number.
         self._link.ledger.device = os.stat(territory.root).st_dev
+        self._open_passage()
         self.laid()
         self._watch_standby()
         return True
+
+    def _open_passage(self) -> None:
+        """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""
+        link, territory = self._linked()
+        self._passage = PrivateMount(territory.root)
+        fanotify.mark_fd(link.group, _PASS, link.ledger.mask, self._passage.root)
+
+    def passage(self) -> int:
+        """A directory on a mount of our own, see ``_open_passage``."""
+        assert self._passage is not None
+        return self._passage.root
 
     def _linked(self) -> tuple[keepers.Link, Territory]:
         if self._link is None or self._territory is None:
@@ -166,14 +179,8 @@ class FanotifyInterceptor:
                 self._reconnect(link)
 
     def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
-        """A keeper that has just taken over does not know yet who is exempt: our own opens go on here.
-
-        Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever.
-        """
+        """Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever."""
         fault = _fault(packet, keeper)
-        if packet.tid in self._exempt:
-            self._answer([fault], 0)
-            return
         try:
             on_fault(fault)
         except Exception:
@@ -187,9 +194,6 @@ class FanotifyInterceptor:
                 return
             _, territory = self._linked()
             link = self._find_successor(territory)
-            with self._exempting:
-                for tid in self._exempt:
-                    link.ledger.add_exempt(tid)
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
                 self._keepers += 1
@@ -253,16 +257,10 @@ class FanotifyInterceptor:
                 link.sock.send(wire.pack(wire.DONE, numbers), socket.MSG_NOSIGNAL)
 
     def exempt(self, tid: int) -> None:
-        """Written into the shared ledger: in force at once."""
-        with self._exempting:
-            self._exempt.add(tid)
-            self._linked()[0].ledger.add_exempt(tid)
+        """Nothing to do: the passage is all that is needed."""
 
     def unexempt(self, tid: int) -> None:
-        """Written into the shared ledger: in force at once."""
-        with self._exempting:
-            self._exempt.discard(tid)
-            self._linked()[0].ledger.drop_exempt(tid)
+        """Nothing to do."""
 
     def leave(self) -> None:
         """Disconnect; the keepers hold everything."""
@@ -296,6 +294,8 @@ class FanotifyInterceptor:
         for fd in (link.group, link.listener):
             os.dup2(nowhere, fd, inheritable=False)
         os.close(nowhere)
+        if self._passage is not None:
+            self._passage.close()
 
 
 def _wait_for_end(sock: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """The guard: one thread that reads every permission event of the file system and answers all but placeholders at once.
 
-For each event: exempt thread -> allow; no marker of ours -> ignore this inode from now on and allow; content complete and
+For each event: no marker of ours -> ignore this inode from now on and allow; content complete and
 the task only reads -> allow; else forward it.
 It makes no allocation that can fail late, takes no lock that others hold for long, and never opens a file.
 """
@@ -45,8 +45,6 @@ class Guard:
         self._mask = mask
         self._forward = forward
         self._handles = HandleMaker()
-        self._exempt: frozenset[int] = frozenset()
-        self._generation = -1
 
     def run(self) -> None:
         """Serve until the group's descriptor is closed."""
@@ -66,9 +64,7 @@ class Guard:
     def _judge(self, event: fanotify.Event) -> None:
         number = event.fd
         ledger = self._ledger
-        if ledger.generation != self._generation:
-            self._generation, self._exempt = ledger.generation, ledger.exempt
-        row = None if event.tid in self._exempt else self._row_of(event)
+        row = self._row_of(event)
         if row is None:
             self.answer(number, 0)
             return

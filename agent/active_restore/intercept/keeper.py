@@ -29,7 +29,7 @@ from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
-from active_restore.linux.process import hurry, is_alive, lock_memory, name_thread, spare_from_oom_killer
+from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
 
 _LOOK_MS = 10_000
 # Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
@@ -58,8 +58,6 @@ class Keeper:
         Numbers are descriptor numbers, so every lower one is occupied: known ones until they are answered, and the rest
         because the dead keeper may have read an event without noting it.
         """
-        if not is_alive(self._ledger.agent):
-            self._ledger.drop_exempt()
         left = self._ledger.unanswered()
         ceiling = max(self._ledger.highest, _FIRST_TICKET)
         occupy(ceiling)
@@ -151,7 +149,7 @@ class Keeper:
     def _welcome(self) -> None:
         """A new connection: only root may come, and only one agent at a time."""
         peer, _ = self._listener.accept()
-        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer.settimeout(5.0)
         try:
             kind, values = wire.unpack(peer.recv(wire.MAX_PACKET_BYTES)) if uid == 0 else (-1, [])
@@ -176,9 +174,6 @@ class Keeper:
             peer.close()
             return
         with self._lock:
-            if self._ledger.agent != pid:
-                self._ledger.drop_exempt()
-            self._ledger.agent = pid
             self._agent = peer
             self._ledger.refusal = 0
             self._backlog = deque(self._held.values())
@@ -206,10 +201,8 @@ class Keeper:
         return True
 
     def _lose_agent(self) -> None:
-        """The agent died or left: nobody is exempt any more, and everything that waits goes on waiting."""
+        """The agent died or left: everything that waits goes on waiting."""
         with self._lock:
-            self._ledger.drop_exempt()
-            self._ledger.agent = 0
             if self._agent is not None:
                 self._agent.close()
             self._agent = None

@@ -1,4 +1,4 @@
-"""Memory shared by agent, keeper and standby keeper: who is exempt, how to answer, and which events are unanswered.
+"""Memory shared by agent, keeper and standby keeper: how to answer, and which events are unanswered.
 
 It lives in a memfd, so it outlives each of them. Words of 64 bits; single words are written whole, which is all the
 atomicity that is needed: every word has one writer at a time.
@@ -11,18 +11,14 @@ from __future__ import annotations
 import mmap
 import os
 
-_GENERATION = 0
-_SETTING = 1
-_REFUSAL = 2
-_HIGHEST = 3
-_MASK = 4
-_KEEPER = 5
-_STANDBY = 6
-_AGENT = 7
-_DEVICE = 8
-_EXEMPT = 9
-_EXEMPT_SLOTS = 119
-_TICKETS = 128
+_SETTING = 0
+_REFUSAL = 1
+_HIGHEST = 2
+_MASK = 3
+_KEEPER = 4
+_STANDBY = 5
+_DEVICE = 6
+_TICKETS = 16
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
 # Rows beyond are served all the same, by the agent.
@@ -61,34 +57,6 @@ class Ledger:
         self._view.release()
         self._map.close()
         os.close(self.fd)
-
-    @property
-    def generation(self) -> int:
-        """Changes whenever the exempt threads change."""
-        return self._words[_GENERATION]
-
-    @property
-    def exempt(self) -> frozenset[int]:
-        """Thread ids that are never held."""
-        return frozenset(self._words[_EXEMPT : _EXEMPT + _EXEMPT_SLOTS]) - {0}
-
-    def add_exempt(self, tid: int) -> None:
-        """Exempt a thread; twice is once. Raises ``OverflowError`` when all slots are taken."""
-        if tid in self.exempt:
-            return
-        for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
-            if self._words[slot] == 0:
-                self._words[slot] = tid
-                self._words[_GENERATION] += 1
-                return
-        raise OverflowError("too many exempt threads")
-
-    def drop_exempt(self, tid: int | None = None) -> None:
-        """End the exemption of one thread, or of all."""
-        for slot in range(_EXEMPT, _EXEMPT + _EXEMPT_SLOTS):
-            if tid is None or self._words[slot] == tid:
-                self._words[slot] = 0
-        self._words[_GENERATION] += 1
 
     @property
     def learning(self) -> bool:
@@ -153,15 +121,6 @@ class Ledger:
     def standby(self) -> int:
         """The process that waits for the keeper's death; 0 where it has just taken over."""
         return self._words[_STANDBY]
-
-    @property
-    def agent(self) -> int:
-        """The process that was connected last, 0 where it has left."""
-        return self._words[_AGENT]
-
-    @agent.setter
-    def agent(self, pid: int) -> None:
-        self._words[_AGENT] = pid
 
     def stand_by(self, pid: int) -> None:
         """This process is the standby now."""

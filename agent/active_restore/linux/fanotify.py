@@ -20,6 +20,7 @@ FAN_PRE_ACCESS = 0x10_0000
 
 FAN_MARK_ADD = 0x1
 FAN_MARK_REMOVE = 0x2
+FAN_MARK_MOUNT = 0x10
 FAN_MARK_IGNORED_SURV_MODIFY = 0x40
 FAN_MARK_FLUSH = 0x80
 FAN_MARK_FILESYSTEM = 0x100
@@ -62,7 +63,7 @@ def mark_path(group: int, flags: int, mask: int, path: str) -> None:
 
 
 def mark_fd(group: int, flags: int, mask: int, fd: int) -> None:
-    """fanotify_mark(2) for the inode behind ``fd``."""
+    """fanotify_mark(2) for the inode (or the mount, or the file system) behind ``fd``."""
     check(libc.fanotify_mark(group, flags, mask, fd, None), f"fd {fd}")
 
 

@@ -16,15 +16,18 @@ _BODIES = {(1, 8): struct.Struct("=II"), (0x81, 12): struct.Struct("=QI")}
 
 
 class InodeNumbers:
-    """The inodes of one file system by number. Raises ``LookupError`` on construction where its handles are of another kind."""
+    """The inodes of one file system by number. Raises ``LookupError`` on construction where its handles are of another kind.
+
+    ``directory`` is a descriptor on that file system, ours until ``close``.
+    """
 
     def __init__(self, directory: str) -> None:
-        self._mount = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        sample = HandleMaker().of_fd(self._mount)
+        self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        sample = HandleMaker().of_fd(self.directory)
         kind, body = _TYPE.unpack_from(sample)[0], sample[_TYPE.size :]
         layout = _BODIES.get((kind, len(body)))
-        if layout is None or layout.unpack(body)[0] != os.fstat(self._mount).st_ino:
-            os.close(self._mount)
+        if layout is None or layout.unpack(body)[0] != os.fstat(self.directory).st_ino:
+            os.close(self.directory)
             raise LookupError(f"file handles of type {kind} with {len(body)} bytes")
         self._kind, self._layout = kind, layout
 
@@ -34,8 +37,8 @@ class InodeNumbers:
 
     def open(self, handle: bytes) -> int:
         """An O_PATH descriptor. Raises ESTALE where the inode is gone."""
-        return open_handle(self._mount, handle, os.O_PATH)
+        return open_handle(self.directory, handle, os.O_PATH)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self._mount)
+        os.close(self.directory)

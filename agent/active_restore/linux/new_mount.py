@@ -1,4 +1,4 @@
-"""A file system that is mounted nowhere: fsopen(2) and friends, for looking into one without touching the name space."""
+"""Mounts that nobody else can see: of a file system of their own, or of one that is mounted elsewhere, too."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from active_restore.linux.libc import check, libc
 
 # The same numbers on all processors.
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_OPEN_TREE, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 430, 431, 432
 _CLOEXEC = 1
 _CMD_CREATE = 6
+_OPEN_TREE_CLONE = 1
 
 
 def detached(kind: str) -> int:
@@ -20,3 +21,24 @@ def detached(kind: str) -> int:
         return check(libc.syscall(_FSMOUNT, context, _CLOEXEC, 0), kind)
     finally:
         os.close(context)
+
+
+class PrivateMount:
+    """Another mount of what is mounted at ``path``, as with mount --bind, but visible to nobody. It lives until ``close``.
+
+    Raises ``OSError``. ``root`` is an open directory: what is opened from there (by name or by handle) lies on this mount.
+    """
+
+    def __init__(self, path: str) -> None:
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+        self._tree = check(libc.syscall(_OPEN_TREE, -100, os.fsencode(path), flags), path)
+        try:
+            self.root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tree)
+        except OSError:
+            os.close(self._tree)
+            raise
+
+    def close(self) -> None:
+        """Unmount it; descriptors of files on it stay good."""
+        os.close(self.root)
+        os.close(self._tree)

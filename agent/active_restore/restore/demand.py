@@ -56,7 +56,7 @@ class Answers(NamedTuple):
 
 
 class Workshop(NamedTuple):
-    """What every lane works with. ``mount_fd`` is any directory on the target's file system."""
+    """What every lane works with. ``mount_fd`` is the interceptor's passage."""
 
     mount_fd: int
     catalog: Catalog
