@@ -1,0 +1,105 @@
+"""The commands as a user types them, a restore that really runs, and a real broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.waiting import wait_until
+from tests.mqtt.broker import free_port
+from tests.mqtt.ear import Ear
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kernel.rig import Rig
+    from tests.mqtt.broker import Mosquitto
+    from tests.mqtt.relay import Relay
+
+FILES = 20
+
+
+def fill(tree: Path) -> None:
+    for number in range(FILES):
+        (tree / f"file{number:02}").write_bytes(os.urandom(4096))
+
+
+def test_a_restore_is_told(rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear) -> None:
+    fill(rig.tree)
+    ended = rig.run("restore", rig.source, ext4_target, "--mqtt", f"mqtt://127.0.0.1:{broker.port}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    report = ear.until("report")
+    assert (report.outcome, report.files, report.bytes) == ("done", FILES, FILES * 4096)
+    assert report.target == str(ext4_target)
+    assert ear.until("progress", lambda progress: progress.percent == 100.0).files_done == FILES
+    assert ear.until("state", lambda state: not state.online).phase == "done"
+
+
+def test_killed_and_resumed(held_rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear) -> None:
+    fill(held_rig.tree)
+    url = f"mqtt://127.0.0.1:{broker.port}"
+    agent = held_rig.hold(ext4_target, "--mqtt", url)
+    began = ear.until("state", lambda state: state.online and state.phase == "restoring")
+    subprocess.run(["cat", ext4_target / "file07"], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    fault = ear.until("faults", lambda faults: faults.served_total)
+    assert (fault.served[0].path, fault.served[0].comm) == ("file07", "cat")
+    agent.signal(signal.SIGKILL)
+    agent.end()
+    assert ear.until("state", lambda state: not state.online).phase == "lost"
+    heard = len(ear.heard)
+    with subprocess.Popen(["cat", ext4_target / "file08"], stdout=subprocess.DEVNULL) as reader:
+        resumed = held_rig.start("resume", ext4_target, "--mqtt", url)
+        resumed.until("ready")
+        again = ear.until("state", lambda state: state.online and state.phase == "restoring", after=heard)
+        assert again.restore_id == began.restore_id != ""
+        assert reader.wait(60) == 0
+    held_rig.finish(resumed, ext4_target)
+    assert ear.until("report", after=heard).outcome == "done"
+    held_rig.verify(ext4_target)
+
+
+@pytest.mark.parametrize("fault", ["dead", "standing still", "flapping"])
+def test_a_bad_broker_costs_the_restore_nothing(rig: Rig, ext4_target: Path, line: Relay, fault: str) -> None:
+    """Whatever the broker does, the restore ends as if there were none."""
+    fill(rig.tree)
+    line.still, line.rude = fault == "standing still", fault == "flapping"
+    port = free_port() if fault == "dead" else line.port
+    agent = rig.start("restore", rig.source, ext4_target, "--mqtt", f"mqtt://127.0.0.1:{port}")
+    assert agent.until("done")["files"] == FILES
+    assert agent.end()[0] == 0
+    rig.verify(ext4_target)
+
+
+def test_an_interrupted_restore_says_so(held_rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear) -> None:
+    fill(held_rig.tree)
+    agent = held_rig.hold(ext4_target, "--mqtt", f"mqtt://127.0.0.1:{broker.port}")
+    agent.signal(signal.SIGINT)
+    assert agent.end()[0] == 130
+    assert ear.until("report").outcome == "interrupted"
+    with Ear(broker.port) as late:
+        wait_until(lambda: late.of("state"), "the retained state")
+        assert late.of("state")[0].decoded().phase == "interrupted"
+    held_rig.finish(held_rig.resume(ext4_target), ext4_target)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mqtt", "broker"], "not understood"),
+        (["--mqtt", "mqtt://bob:s3cret@broker"], "password"),
+        (["--mqtt-ca", "ca.pem"], "no broker"),
+        (["--mqtt", "mqtt://broker", "--mqtt-ca", "ca.pem"], "without TLS"),
+        (["--mqtt", "mqtts://broker", "--mqtt-ca", "absent.pem"], "absent.pem"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_begins(rig: Rig, tmp_path: Path, options: list[str], words: str) -> None:
+    ended = rig.run("restore", rig.source, tmp_path / "target", *options)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert "s3cret" not in ended.stderr
+    assert "hint: " in ended.stderr
+    assert not (tmp_path / "target").exists()
