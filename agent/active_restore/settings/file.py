@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from active_restore.errors import UsageError
+from active_restore.errors import CapabilityMissing, UsageError
 from active_restore.settings.problems import problems
 from active_restore.settings.tables import Settings
 
@@ -33,13 +33,15 @@ def settings_path() -> Path:
 
 
 def load(path: Path | None = None) -> Settings:
-    """The settings of the file, all defaults where it is not there. Raises ``SettingsError``."""
+    """The settings of the file, all defaults where it is not there. Raises ``SettingsError``, ``CapabilityMissing``."""
     path = path or settings_path()
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES)
     except FileNotFoundError:
         return Settings()
+    except PermissionError as error:
+        raise CapabilityMissing(f"{path}: only root may read the configuration", "run the command with sudo") from error
     except OSError as error:
         raise SettingsError(path, [error.strerror or "cannot be read"]) from error
     try:
