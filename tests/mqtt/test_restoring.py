@@ -86,18 +86,27 @@ def test_an_interrupted_restore_says_so(held_rig: Rig, ext4_target: Path, broker
     held_rig.finish(held_rig.resume(ext4_target), ext4_target)
 
 
+def test_the_configuration_names_the_broker(rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear) -> None:
+    """TLS, a password and msgpack are tested elsewhere; here that the table reaches the publisher, and ``off`` turns it off."""
+    fill(rig.tree)
+    config = rig.place / "agent.toml"
+    config.write_text(f'[mqtt]\nbroker = "ws://127.0.0.1:{broker.ws_port}"\nhost = "web7"\ntopic_prefix = "site/a"\nqos = 2\n')
+    rig.env["ACTIVE_RESTORE_CONFIG"] = str(config)
+    assert rig.run("restore", rig.source, ext4_target).returncode == 0
+    assert ear.until("report").node == "web7"
+    assert {heard.topic.rpartition("/")[0] for heard in ear.heard} == {"site/a/web7"}
+    heard = len(ear.heard)
+    other = ext4_target.with_name(f"{ext4_target.name}-other")
+    assert rig.run("restore", rig.source, other, "--mqtt", "off").returncode == 0
+    assert len(ear.heard) == heard
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--mqtt", "broker"], "not understood"),
-        (["--mqtt", "mqtt://bob:s3cret@broker"], "password"),
-        (["--mqtt-ca", "ca.pem"], "no broker"),
-        (["--mqtt", "mqtt://broker", "--mqtt-ca", "ca.pem"], "without TLS"),
-        (["--mqtt", "mqtts://broker", "--mqtt-ca", "absent.pem"], "absent.pem"),
-    ],
+    ("url", "words"),
+    [("broker", "not the URL of a broker"), ("mqtt://bob:s3cret@broker", "password"), ("http://broker", "not the URL")],
 )
-def test_what_is_wrong_is_told_before_anything_begins(rig: Rig, tmp_path: Path, options: list[str], words: str) -> None:
-    ended = rig.run("restore", rig.source, tmp_path / "target", *options)
+def test_what_is_wrong_is_told_before_anything_begins(rig: Rig, tmp_path: Path, url: str, words: str) -> None:
+    ended = rig.run("restore", rig.source, tmp_path / "target", "--mqtt", url)
     assert ended.returncode == 2
     assert words in ended.stderr
     assert "s3cret" not in ended.stderr

@@ -9,24 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from active_restore.errors import UsageError
-from active_restore.mqtt.settings import find_password, parse_url, tls_context
+from active_restore.mqtt.settings import find_password, from_table, tls_context, with_broker
 from active_restore.mqtt.topics import Topics, level, parse
+from active_restore.settings.tables import MqttTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.mark.parametrize(
-    ("url", "parsed"),
+    ("url", "shown", "user"),
     [
-        ("mqtt://broker", ("broker", 1883, None, False)),
-        ("mqtts://broker", ("broker", 8883, None, True)),
-        ("mqtts://bob%40home@broker:99/", ("broker", 99, "bob@home", True)),
-        ("mqtt://[::1]:1884", ("::1", 1884, None, False)),
+        ("mqtt://broker", "mqtt://broker:1883", None),
+        ("mqtts://broker", "mqtts://broker:8883", None),
+        ("mqtts://bob%40home@broker:99/", "mqtts://broker:99", "bob@home"),
+        ("mqtt://[::1]:1884", "mqtt://::1:1884", None),
+        ("wss://broker/path", "wss://broker:443", None),
     ],
 )
-def test_addresses(url: str, parsed: tuple[str, int, str | None, bool]) -> None:
-    assert parse_url(url) == parsed
+def test_addresses(url: str, shown: str, user: str | None) -> None:
+    broker = from_table(with_broker(MqttTable(), url), {}).broker
+    assert (str(broker), broker.user) == (shown, user)
 
 
 @pytest.mark.parametrize(
@@ -34,25 +37,39 @@ def test_addresses(url: str, parsed: tuple[str, int, str | None, bool]) -> None:
 )
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(UsageError) as raised:
-        parse_url(url)
+        with_broker(MqttTable(), url)
     assert raised.value.hint
     assert "s3cret" not in str(raised.value) + raised.value.hint
+
+
+def test_another_broker_does_not_get_our_password(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    table = MqttTable(broker="mqtt://home:1883", username="bob", password_file=str(secret), qos=2)
+    same = from_table(with_broker(table, "mqtt://alice@home:1883"), {})
+    assert (same.broker.user, same.broker.password, same.qos) == ("alice", "s3cret", 2)
+    other = from_table(with_broker(table, "mqtt://elsewhere"), {})
+    assert (other.broker.user, other.broker.password, other.qos) == (None, None, 2)
 
 
 def test_where_the_password_is_found(tmp_path: Path) -> None:
     file = tmp_path / "mqtt-password"
     file.write_text("from file\n")
-    assert find_password({}) is None
-    assert find_password({"ACTIVE_RESTORE_MQTT_PASSWORD": "direct"}) == "direct"
-    assert find_password({"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}) is None
-    assert find_password({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "from file"
+    assert find_password(MqttTable(), {}) is None
+    assert find_password(MqttTable(), {"ACTIVE_RESTORE_MQTT_PASSWORD": "direct"}) == "direct"
+    assert find_password(MqttTable(), {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}) is None
+    assert find_password(MqttTable(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "from file"
     named = {"ACTIVE_RESTORE_MQTT_PASSWORD_FILE": str(file), "ACTIVE_RESTORE_MQTT_PASSWORD": "direct"}
-    assert find_password(named) == "from file"
+    assert find_password(MqttTable(), named) == "from file"
+    credential = MqttTable(password_credential="mqtt-password")
+    assert find_password(credential, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "from file"
+    with pytest.raises(UsageError, match="systemd"):
+        find_password(credential, {})
     with pytest.raises(UsageError, match="absent"):
-        find_password(named, str(tmp_path / "absent"))
+        find_password(MqttTable(password_file=str(tmp_path / "absent")), named)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="UTF-8"):
-        find_password(named)
+        find_password(MqttTable(), named)
 
 
 def test_certificates_that_are_none(tmp_path: Path) -> None:

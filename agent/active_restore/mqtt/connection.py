@@ -103,6 +103,8 @@ async def connected(
         max_queued_incoming_messages=_MAX_INCOMING,
         properties=_properties(version),
         tls_context=broker.tls,
+        transport="tcp" if broker.ws_path is None else "websockets",
+        websocket_path=broker.ws_path,
     )
     try:
         async with client:

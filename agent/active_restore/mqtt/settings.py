@@ -11,34 +11,40 @@ from urllib.parse import unquote, urlsplit
 
 from active_restore.errors import UsageError
 from active_restore.mqtt.topics import Topics, level
+from active_restore.settings.values import BROKER_PORTS, broker_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from active_restore.mqtt.payloads import Format
+    from active_restore.settings.tables import MqttTable
 
 Protocol = Literal["auto", "5", "3.1.1"]
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
-_HINT = "write it like mqtt://broker, mqtt://user@broker:1883 or mqtts://broker (TLS)"
-_PASSWORD_HINT = "put it into ACTIVE_RESTORE_MQTT_PASSWORD_FILE (a file), ACTIVE_RESTORE_MQTT_PASSWORD or the configuration"
+_HINT = "write it like mqtt://user@broker:1883 or mqtts://broker (TLS), the password's file is [mqtt] password_file"
+_PERSONAL = ("username", "password_file", "password_credential", "ca_file", "cert_file", "key_file")
 _CREDENTIAL = "mqtt-password"
 _MAX_PASSWORD_BYTES = 65535  # MQTT 5, 3.1.3.6
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is and who we are to it. ``tls`` is a context that has everything loaded; ``None`` for plain TCP."""
+    """Where the broker is and who we are to it. ``tls`` is a context that has everything loaded; ``None`` for none.
+
+    ``ws_path`` is the path of its websocket, ``None`` for a plain stream.
+    """
 
     host: str
     port: int
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    ws_path: str | None = None
     protocol: Protocol = "auto"
     keepalive_s: int = 30
 
     def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+        scheme = "mqtt" if self.ws_path is None else "ws"
+        return f"{scheme}{'s' if self.tls else ''}://{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,43 +57,71 @@ class Settings:
     broker: Broker
     topics: Topics
     format: Format = "json"
-    qos: Literal[0, 1, 2] = 1
+    qos: int = 1
     progress_interval_s: float = 1.0
     faults_interval_s: float = 1.0
     accept_commands: bool = False
     discovery: str = ""
 
 
-def parse_url(url: str) -> tuple[str, int, str | None, bool]:
-    """Host, port, user and whether TLS of ``mqtt[s]://[user@]host[:port]``. Raises ``UsageError``, without any secret."""
+def from_table(table: MqttTable, env: Mapping[str, str]) -> Settings:
+    """The settings of a table that names a broker. Passwords and certificates are read now. Raises ``UsageError``."""
+    assert table.broker is not None
+    parts = urlsplit(table.broker)
+    assert parts.hostname is not None
+    secure = parts.scheme in ("mqtts", "wss")
+    broker = Broker(
+        host=parts.hostname,
+        port=parts.port or BROKER_PORTS[parts.scheme],
+        user=unquote(parts.username) if parts.username else table.username,
+        password=find_password(table, env),
+        tls=tls_context(table.ca_file, table.cert_file, table.key_file) if secure else None,
+        ws_path=(parts.path or "/mqtt") if parts.scheme.startswith("ws") else None,
+        keepalive_s=table.keepalive,
+    )
+    return Settings(
+        broker=broker,
+        topics=Topics(table.topic_prefix, table.host or machine_name()),
+        format=table.format,
+        qos=table.qos,
+        progress_interval_s=table.progress_interval,
+        faults_interval_s=table.faults_interval,
+        accept_commands=table.commands,
+        discovery=table.discovery_prefix if table.discovery else "",
+    )
+
+
+def with_broker(table: MqttTable, url: str) -> MqttTable:
+    """The table with another broker, which does not learn who we are to the one in the table. Raises ``UsageError``."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        broker_url(url)
     except ValueError as error:
-        raise UsageError("the address of the broker is not understood", _HINT) from error
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise UsageError("the address of the broker is not understood", _HINT)
-    if parts.password is not None:
-        raise UsageError("a password does not belong into the address of the broker, where all can see it", _PASSWORD_HINT)
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise UsageError("the address of the broker ends after its port", _HINT)
-    user = unquote(parts.username) if parts.username else None
-    return parts.hostname, port or _PORTS[parts.scheme], user, parts.scheme == "mqtts"
+        raise UsageError(f"--mqtt: {error}", _HINT) from None
+    if table.broker is not None and urlsplit(table.broker).netloc.rpartition("@")[2] != urlsplit(url).netloc.rpartition("@")[2]:
+        table = table.model_copy(update=dict.fromkeys(_PERSONAL))
+    return table.model_copy(update={"broker": url})
 
 
-def find_password(env: Mapping[str, str], file: str | None = None) -> str | None:
-    """The password in ``file``, else in what the environment names, else in the systemd credential ``mqtt-password``.
+def find_password(table: MqttTable, env: Mapping[str, str]) -> str | None:
+    """The password of the table, else of the environment, else of the systemd credential ``mqtt-password``.
 
     Raises ``UsageError`` where a file is named that cannot be read.
     """
-    named = file or env.get("ACTIVE_RESTORE_MQTT_PASSWORD_FILE")
+    credentials = env.get("CREDENTIALS_DIRECTORY")
+    named = table.password_file or env.get("ACTIVE_RESTORE_MQTT_PASSWORD_FILE")
+    if table.password_credential:
+        if not credentials:
+            raise UsageError(
+                f"the credential {table.password_credential} is not there: systemd did not start this",
+                "name the password's file in ACTIVE_RESTORE_MQTT_PASSWORD_FILE",
+            )
+        named = str(Path(credentials) / table.password_credential)
     if named:
         return _read_password(Path(named))
     if env.get("ACTIVE_RESTORE_MQTT_PASSWORD"):
         return env["ACTIVE_RESTORE_MQTT_PASSWORD"]
-    directory = env.get("CREDENTIALS_DIRECTORY")
-    credential = Path(directory) / _CREDENTIAL if directory else None
-    return _read_password(credential) if credential and credential.exists() else None
+    usual = Path(credentials) / _CREDENTIAL if credentials else None
+    return _read_password(usual) if usual and usual.exists() else None
 
 
 def _read_password(path: Path) -> str:
