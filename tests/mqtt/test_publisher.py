@@ -56,11 +56,13 @@ def test_everything_is_told(broker: Mosquitto, ear: Ear, how: Format, protocol: 
     report = ear.until("report")
     assert (report.outcome, report.files, report.refused, report.faults) == ("partly", 9, 1, 1)
     assert report.refused_files[0].path == "dir/\\xff\x1b[2Jname\n"
+    assert (report.refused_files[0].errno_name, report.longest_wait_ms) == ("EIO", 3.25)
     assert report.ready_after_s == 0.5
     last = ear.until("state", lambda state: not state.online)
     assert last.phase == "done"
     assert [step.phase for step in last.timeline] == ["planning", "laying", "restoring", "done"]
     assert ear.until("progress", lambda progress: progress.waiting == 2).percent == 50.0
+    assert ear.of("progress")[-1].decoded().longest_wait_ms == 3.25
     assert [h.decoded().waiting_total for h in ear.of("faults")].count(0) <= 2, "the end of the waits is told once"
     for heard in ear.heard:
         assert heard.topic.startswith("active-restore/web1/")
@@ -88,6 +90,8 @@ def test_waits_are_told_in_batches(ear: Ear, broker: Mosquitto) -> None:
         assert faults.waiting[0].waited_ms == 61.5
         assert len(faults.served) == 16
         wait_until(lambda: sum(h.decoded().served_total for h in ear.of("faults")) == 1000, "all waits")
+        assert sum(heard.decoded().served_ms for heard in ear.of("faults")) == 999 * 500
+        assert ear.of("faults")[-1].decoded().faults_total == 1000
         assert max(wait.waited_ms for heard in ear.of("faults") for wait in heard.decoded().served) == 999.0
         publisher.event(PROGRESS)
         ear.until("faults", lambda faults: faults.waiting_total == 0, after=len(ear.heard))
