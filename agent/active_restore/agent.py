@@ -17,6 +17,7 @@ from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
 from active_restore.intercept import keepers
 from active_restore.linux.notify import notify
+from active_restore.linux.process import allow_many_files
 from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
 from active_restore.restore.layer_process import LayerProcess
@@ -120,6 +121,8 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
     """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
     # A demand thread never waits longer than this for a thread of ours that computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # One for each file that is filled and not durable yet.
+    allow_many_files()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)
