@@ -215,6 +215,9 @@ class FanotifyInterceptor:
                     self._led_since = 0.0
         elif not self._ending:
             self._reconnect(link)
+            if link.ledger.disarmed:
+                # Not again and again: the end is near, and it needs the processor, too.
+                self._ended.wait(_LOOK_AFTER_SECONDS)
         return True
 
     def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
@@ -233,6 +236,8 @@ class FanotifyInterceptor:
                 return
             _, territory = self._linked()
             link = self._find_successor(territory)
+            if link is None:
+                return
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
                 self._keepers += 1
@@ -243,15 +248,19 @@ class FanotifyInterceptor:
             os.close(link.listener)
             link.ledger.close()
 
-    def _find_successor(self, territory: Territory) -> keepers.Link:
-        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over."""
-        while True:
+    def _find_successor(self, territory: Territory) -> keepers.Link | None:
+        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over.
+
+        ``None`` where nothing is left to guard: then whoever stands by ends instead of taking over.
+        """
+        while not self._linked()[0].ledger.disarmed:
             try:
                 self._need_standby(territory)
                 return keepers.connect(territory.run_dir)
             except (CapabilityMissing, OSError):
                 # One that was just starting was killed, too, or the machine is out of memory: tasks wait, we try again.
                 self._ended.wait(_LOOK_SECONDS)
+        return None
 
     def _need_standby(self, territory: Territory) -> None:
         """Start a standby unless one is there. Only with ``_relink`` held."""
