@@ -102,9 +102,13 @@ static __always_inline u32 slot_of(u64 us)
 RAW_TRACEPOINT_PROBE(block_rq_insert)
 {
 	struct request *request = (struct request *)ctx->args[0];
-	struct request_start start = {};
+	struct request_start start = {}, *before;
 	u64 key = (u64)request;
 
+	/* Put back by its driver: still the same. */
+	before = requests.lookup(&key);
+	if (before && before->is_issued)
+		return 0;
 	begin(request, &start);
 	requests.update(&key, &start);
 	return 0;

@@ -200,7 +200,7 @@ class Setup:
         self.marker_prefix: bytes = words["marker_prefix"]
         self.board = Board(words["board_fd"], words["rows"])
         self.source = attach(words["recipe"], words["fds"])
-        self.pace = Pace(self.board)
+        self.pace = Pace(self.board, self.number)
         self.syncer = Syncer(self.mount_fd, upstream)
 
 

@@ -14,7 +14,8 @@ from active_restore.restore.throttle.load import Decision
 from active_restore.restore.throttle.search import Search, begin, go_on
 
 if TYPE_CHECKING:
-    from active_restore.restore.throttle.load import Load, Reason
+    from active_restore.restore.progress import ThrottleReason
+    from active_restore.restore.throttle.load import Load
 
 MIN_RATE = 1 << 20
 """Bytes per second that the background always gets, whatever the machine does."""
@@ -119,11 +120,11 @@ def _decision(state: State, workers: int) -> Decision:
     return Decision(math.ceil(rate), count, state.drop or state.memory.on, reason)
 
 
-def _pace(state: State, workers: int) -> tuple[float, int, Reason]:
+def _pace(state: State, workers: int) -> tuple[float, int, ThrottleReason]:
     """Rate (0: free), workers and why; what asks for least wins."""
     if state.memory.on:
         return floor(state), 1, "memory"
-    wanted: tuple[float, int, Reason] = (0.0, workers, "free")
+    wanted: tuple[float, int, ThrottleReason] = (0.0, workers, "free")
     if state.search is not None:
         rate = state.search.rate
         wanted = (rate, workers if rate > state.best / 2 else 1, "disk")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-Reason = Literal["free", "disk", "processor", "memory", "demand"]
+if TYPE_CHECKING:
+    from active_restore.restore.progress import ThrottleReason
 
 
 class Load(NamedTuple):
@@ -38,4 +39,4 @@ class Decision:
     rate_bytes_per_s: int
     workers: int
     drop: bool
-    reason: Reason
+    reason: ThrottleReason

@@ -1,0 +1,78 @@
+"""Which disks a path lies on, and what sysfs counts about each (Documentation/block/stat.rst)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+_DEVICES = Path("/sys/dev/block")
+_SECTOR_BYTES = 512
+_DEEPEST = 8
+
+
+class Disk(NamedTuple):
+    """The number of a whole disk."""
+
+    major: int
+    minor: int
+
+    @property
+    def kernel_number(self) -> int:
+        """``dev_t`` as the kernel itself writes it."""
+        return self.major << 20 | self.minor
+
+
+class Counts(NamedTuple):
+    """Since boot; ``read_ms`` is the sum of the times that reads took."""
+
+    reads: int
+    read_bytes: int
+    read_ms: int
+    write_bytes: int
+    in_flight: int
+
+
+def disks_below(path: str) -> set[Disk]:
+    """The whole disks that carry a path: below partitions, device-mapper, RAID and loop devices. None for networks and memory."""
+    found: set[Disk] = set()
+    with contextlib.suppress(OSError):
+        device = os.stat(path).st_dev
+        _descend(device if os.major(device) else _mounted_device(device), found, _DEEPEST)
+    return found
+
+
+def _mounted_device(number: int) -> int:
+    """The device that a file system with a number of its own (btrfs) is mounted from; 0 where there is none."""
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place, _, kind = line.partition(" - ")
+        if place.split()[2] == wanted:
+            return os.stat(kind.split()[1]).st_rdev
+    return 0
+
+
+def _descend(device: int, found: set[Disk], depth: int) -> None:
+    place = (_DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve()
+    if not depth or not (place / "dev").exists():
+        return
+    if (place / "partition").exists():
+        place = place.parent
+    major, _, minor = (place / "dev").read_text().strip().partition(":")
+    found.add(Disk(int(major), int(minor)))
+    for below in (place / "slaves").glob("*/dev"):
+        lower, _, part = below.read_text().strip().partition(":")
+        _descend(os.makedev(int(lower), int(part)), found, depth - 1)
+    with contextlib.suppress(OSError):
+        image = (place / "loop/backing_file").read_text().strip()
+        _descend(os.stat(image).st_dev, found, depth - 1)
+
+
+def counts(disk: Disk) -> Counts:
+    """What happened on a disk; zeros where it is gone."""
+    try:
+        words = [int(word) for word in (_DEVICES / f"{disk.major}:{disk.minor}" / "stat").read_bytes().split()]
+    except (OSError, ValueError):
+        return Counts(0, 0, 0, 0, 0)
+    return Counts(words[0], words[2] * _SECTOR_BYTES, words[3], words[6] * _SECTOR_BYTES, words[8])

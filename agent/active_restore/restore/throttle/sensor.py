@@ -1,0 +1,110 @@
+"""One look at the machine: differences of what the kernel counts, our own share taken out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from active_restore.linux import pressure
+from active_restore.restore.throttle.counts import DiskCounts
+from active_restore.restore.throttle.load import Load
+from active_restore.restore.throttle.requests import DiskRequests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from active_restore.ebpf.blocks import BlockWatch
+    from active_restore.linux.disks import Disk
+
+# Of others: below this many processors, whoever waits for one does not wait because of them.
+_FEW_PROCESSORS = 0.2
+
+
+class Sensor:
+    """``disks`` are those of target and source; ``workers`` gives the process ids of ours, besides this one."""
+
+    def __init__(self, disks: Iterable[Disk], workers: Callable[[], list[int]]) -> None:
+        self._disks = tuple(disks)
+        self._workers = workers
+        self._requests: DiskRequests | None = None
+        self._counts = DiskCounts(self._disks)
+        self._then = time.monotonic()
+        self._stalls = pressure.stalls()
+        self._user_s = pressure.user_seconds()
+        self._uses: dict[int, pressure.Use] = {}
+        self._moved = 0
+        self._faults = 0
+
+    @property
+    def by(self) -> str:
+        """What tells others' requests from ours."""
+        return "bpf" if self._requests is not None else "counts"
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether somebody else may use our disks: worth a closer look."""
+        return self._counts.suspicious
+
+    def watch(self, blocks: BlockWatch) -> None:
+        """From now on the block programs tell; ``close`` ends them."""
+        self._requests = DiskRequests(blocks, self._disks)
+
+    def look(self, moved_bytes: int, faults: int, waiting: int) -> Load:
+        """What happened since the last look. ``moved_bytes`` and ``faults`` are running totals; ``waiting`` counts tasks."""
+        now = time.monotonic()
+        seconds = max(now - self._then, 1e-3)
+        own = self._own()
+        stalls, user_s = pressure.stalls(), pressure.user_seconds()
+        shares = [min((new - old) / 1e6 / seconds, 1.0) for new, old in zip(stalls, self._stalls, strict=True)]
+        others_s = max(user_s - self._user_s - own.user_s, 0.0)
+        served = self._counts.look(own, seconds)
+        if self._requests is not None:
+            served = self._requests.look()
+        load = Load(
+            seconds,
+            max(moved_bytes - self._moved, 0),
+            *served,
+            io_stall=shares[0],
+            cpu_stall=_others_share(shares[1], others_s, own.user_s, seconds),
+            memory_stall=shares[2],
+            demand=max(faults - self._faults, 0) + waiting,
+            free_share=pressure.free_share(),
+        )
+        self._then, self._stalls, self._user_s = now, stalls, user_s
+        self._moved, self._faults = moved_bytes, faults
+        return load
+
+    def _own(self) -> pressure.Use:
+        """What all of ours used since the last look."""
+        pids = [os.getpid(), *self._workers()]
+        if self._requests is not None and self._uses.keys() != set(pids):
+            self._requests.own(_starts(pids))
+        uses = {pid: pressure.use_of(pid) for pid in pids}
+        none = pressure.Use(0.0, 0, 0)
+        before = [self._uses.get(pid, none if self._uses else use) for pid, use in uses.items()]
+        self._uses = uses
+        differences = [[max(b - a, 0) for a, b in zip(*pair, strict=True)] for pair in zip(before, uses.values(), strict=True)]
+        user_s, read, written = (sum(column) for column in zip(*differences, strict=True))
+        return pressure.Use(user_s, int(read), int(written))
+
+    def close(self) -> None:
+        """End the programs."""
+        if self._requests is not None:
+            self._requests.close()
+
+
+def _others_share(stall: float, others_s: float, own_s: float, seconds: float) -> float:
+    """The part of the waiting for processors that others have, by how much they compute."""
+    if others_s / seconds < _FEW_PROCESSORS:
+        return 0.0
+    return stall * others_s / (others_s + own_s)
+
+
+def _starts(pids: list[int]) -> dict[int, int]:
+    starts = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            starts[pid] = pressure.start_ticks(pid)
+    return starts
