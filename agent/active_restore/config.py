@@ -9,6 +9,7 @@ from typing import Literal
 
 Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
+Throttle = Literal["auto", "off"]
 
 
 def state_root() -> Path:
@@ -48,5 +49,6 @@ class RestoreOptions:
     interceptor: InterceptorName = "auto"
     limit_bytes_per_s: int = 0
     limit_windows: tuple[LimitWindow, ...] = ()
+    throttle: Throttle = "auto"
     fault_timeout_s: float = 600.0
     workers: int = 0

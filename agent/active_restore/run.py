@@ -142,8 +142,8 @@ class Run:
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
-        demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.exempt)
+        demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
         self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -184,9 +184,11 @@ class Run:
         rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
         background.queue.load(rows)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
+<<<<<<< HEAD
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: len(demand.waiting()))
         places = [self._job.options.target, *_local_path(self._source.url)]
-        with Ticker(shop.board, places, counters, self._limits) as self._ticker:
+        manners = self._job.options.throttle == "auto"
+        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
@@ -194,6 +196,16 @@ class Run:
             background.finish()
             for server in servers:
                 server.join()
+=======
+        for server in servers:
+            server.start()
+        while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
+            self._stopping.wait(_POLL_SECONDS)
+            demand.rest()
+        background.finish()
+        for server in servers:
+            server.join()
+>>>>>>> main
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""

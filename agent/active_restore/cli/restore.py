@@ -6,9 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING, get_args
 
-from active_restore.cli import command
-from active_restore.cli.printers.choice import reporter
-from active_restore.config import Existing, InterceptorName, RestoreOptions
+from active_restore.cli import command, telling
+from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
 from active_restore.schedule import Schedule, parse_schedule
 from active_restore.settings.file import load
@@ -45,8 +44,15 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that tasks wait for a source that cannot be reached (default: 600)",
     )
+    parser.add_argument(
+        "--throttle",
+        choices=get_args(Throttle),
+        default="auto",
+        help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
+    )
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
+    telling.add_mqtt(parser)
     command.add_json(parser)
 
 
@@ -56,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Only now: it brings every library with it, and what is mistyped should be told at once.
     import active_restore.agent as agent
 
-    with reporter(as_json=arguments.json) as told:
-        return finish(agent.restore(options, told, os.environ), told)
+    with telling.told(arguments, options.target) as (told, link):
+        return finish(agent.restore(options, told, os.environ, link), told)
 
 
 def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOptions:
@@ -79,6 +85,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         interceptor=arguments.interceptor or defaults.interceptor,
         limit_bytes_per_s=limit.bytes_per_s,
         limit_windows=limit.windows,
+        throttle=arguments.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
     )

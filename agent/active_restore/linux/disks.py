@@ -35,7 +35,7 @@ class Counts(NamedTuple):
 
 
 def disks_below(path: str) -> set[Disk]:
-    """The whole disks that carry a path: below partitions, device-mapper, RAID and loop devices. None for networks and memory."""
+    """The whole disks below a path, also those that partitions, device-mapper, RAID and loop devices lie on; none for networks."""
     found: set[Disk] = set()
     with contextlib.suppress(OSError):
         device = os.stat(path).st_dev

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 _LOOK_S = 0.05
 _BURST_S = 0.25
 _TURN_S = 2.0
-# What a small file costs besides its bytes (inode, journal, marker), where manners count.
-_FILE_BYTES = 8 << 10
 
 
 class Stopped(Exception):
@@ -71,5 +69,5 @@ class Pace:
         if limit:
             self._limit.spend(size)
         if pace:
-            self._manners.spend(size + _FILE_BYTES)
+            self._manners.spend(size)
         return True

@@ -25,8 +25,6 @@ _BUSY_PER_S, _QUIET_PER_S = 30.0, 10.0
 _FIRST_QUIET_S, _LAST_QUIET_S = 1.0, 30.0
 _CPU_ON, _CPU_OFF = 0.35, 0.15
 _MEMORY_ON, _MEMORY_OFF = 0.10, 0.02
-# Where others are short of processors: their share is the scheduler's business (our workers are nice), this is ours.
-_CPU_SHARE = 0.25
 _DEMAND_HOLD_S = 1.0
 _SCARCE, _PLENTY = 0.20, 0.30
 _SMOOTH_S = 1.0
@@ -84,11 +82,10 @@ def floor(state: State) -> float:
 
 
 def _measured(state: State, load: Load) -> State:
-    """How fast the background is; its best is only what it did while it was free, and fades slowly."""
+    """How fast the background is, and was at its best; that fades slowly, but not while others are in its way."""
     speed = _smoothed(state.speed, load.moved_bytes / load.seconds, load.seconds)
-    fading = state.best * math.exp(-load.seconds / _BEST_FADES_S)
-    best = max(fading, speed) if state.search is None else state.best
-    return replace(state, speed=speed, best=best)
+    fading = 1.0 if state.search else math.exp(-load.seconds / _BEST_FADES_S)
+    return replace(state, speed=speed, best=max(state.best * fading, speed))
 
 
 def _watched(state: State, load: Load) -> State:
@@ -129,8 +126,8 @@ def _pace(state: State, workers: int) -> tuple[float, int, ThrottleReason]:
         rate = state.search.rate
         wanted = (rate, workers if rate > state.best / 2 else 1, "disk")
     if state.cpu.on:
-        share = max(floor(state), state.best * _CPU_SHARE)
-        wanted = (min(share, wanted[0] or share), 1, "processor" if not wanted[0] or share < wanted[0] else wanted[2])
+        # How much of one they get then is the scheduler's business: our workers are nice.
+        wanted = (wanted[0], 1, "processor" if wanted[2] == "free" else wanted[2])
     return wanted
 
 

@@ -1,7 +1,9 @@
 """Find the rate that others on the disk do not notice: measure them at the minimum, go up while nothing changes, fall back.
 
-The idea is MS Manners' (Douceur and Bolosky, SOSP 1999) with the falling back of TCP: a rate is left at once when it
-harms, and tried again after a pause that doubles each time, so that what is harmful becomes rare.
+The idea is MS Manners' (Douceur and Bolosky, SOSP 1999) with the falling back of TCP: a rate that harms is left at once and
+tried again after a pause that doubles each time, so that harm becomes rare. Others are never served equally fast, so
+harm is what chance does not explain; and who is slow at the minimum, too, is not slow because of us: a rate is accused first,
+judged when the minimum was measured again, and given up when that happened twice.
 """
 
 from __future__ import annotations
@@ -10,90 +12,35 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from active_restore.restore.throttle.usual import Sample, Usual
+
 if TYPE_CHECKING:
     from active_restore.restore.throttle.load import Load
 
 # Written, but not yet on the disk: what others meet first at a new rate still comes from the old one.
 _SETTLING_S = 0.4
-_MEASURE_S = 0.6
-_LONGEST_MEASURE_S = 5.0
-_ENOUGH = 200
-_FEWEST = 20
-# More than this, and more than chance explains, is harm to the mean; what one in twenty exceeds may grow twice as much.
-_HARM = 0.08
-_SURE = 2.0
-_MOST_CHANCE = 0.5
-_SLACK_US = 5.0
-# So much more is harm before the measurement is over.
-_PLAIN_HARM = 2.0
-_PLAIN_REQUESTS = 30
 _FIRST_PATIENCE_S, _LAST_PATIENCE_S = 4.0, 60.0
 _LEAP, _STEP = 2.0, 1.25
 _NEAR = 0.8
 _BACK = 0.75
-_BEYOND = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Requests of others at one rate: how many, weighted sums of what each look said of their latency, and for how long."""
-
-    requests: int = 0
-    looks: int = 0
-    mean_sum: float = 0.0
-    square_sum: float = 0.0
-    tail_sum: float = 0.0
-    seconds: float = 0.0
-
-    def with_load(self, load: Load) -> Sample:
-        """One look more."""
-        known = load.requests if load.latency_us else 0
-        return Sample(
-            self.requests + known,
-            self.looks + bool(known),
-            self.mean_sum + known * load.latency_us,
-            self.square_sum + known * load.latency_us**2,
-            self.tail_sum + known * load.tail_us,
-            self.seconds + load.seconds,
-        )
-
-    @property
-    def mean_us(self) -> float:
-        """The mean latency."""
-        return self.mean_sum / self.requests if self.requests else 0.0
-
-    @property
-    def tail_us(self) -> float:
-        """What about one in twenty exceeded."""
-        return self.tail_sum / self.requests if self.requests else 0.0
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean, as a share of it: how much chance alone would change it."""
-        if not self.requests or not self.mean_us:
-            return 0.0
-        variance = max(self.square_sum / self.requests - self.mean_us**2, 0.0)
-        return math.sqrt(variance / self.looks) / self.mean_us
-
-    @property
-    def told(self) -> bool:
-        """Whether it says something."""
-        enough = self.requests >= _ENOUGH and self.seconds >= _MEASURE_S
-        return enough or (self.requests >= _FEWEST and self.seconds >= _LONGEST_MEASURE_S)
+_BEYOND = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """``rate`` now. ``usual`` is how others are served at the minimum; ``good`` a rate that did not harm them, ``harmful`` one
-    that did (0: not known yet). A rate near the harmful one is tried only after ``patience_s``.
+    """``rate`` now. ``good`` is the highest rate that did not harm, ``harmful`` one that did (0: not known yet), ``accused`` one
+    to be judged, when others were slower by ``excess``, ``suspected`` one that was found guilty once. Near the harmful one nothing is tried before ``patience_s``.
     """
 
     rate: float
     settled_s: float = 0.0
     sample: Sample = Sample()
-    usual: Sample | None = None
+    usual: Usual = Usual()
     good: float = 0.0
     harmful: float = 0.0
+    accused: float = 0.0
+    excess: float = 1.0
+    suspected: float = 0.0
     patience_s: float = _FIRST_PATIENCE_S
     waited_s: float = 0.0
 
@@ -108,21 +55,58 @@ def go_on(search: Search, load: Load, floor: float, best: float) -> Search:
     search = replace(search, rate=max(search.rate, floor), waited_s=search.waited_s + load.seconds)
     if search.settled_s < _SETTLING_S:
         return replace(search, settled_s=search.settled_s + load.seconds)
-    at_floor = search.rate <= floor
-    if not at_floor and search.usual and _plainly_harmed(load, search.usual):
-        return _fall_back(search, floor)
     search = replace(search, sample=search.sample.with_load(load))
+    if search.rate > floor and search.usual.outdone_by(load):
+        return _accuse(search, floor)
     if not search.sample.told:
         return search
-    if at_floor or search.usual is None:
-        return _rise(replace(search, usual=search.sample), floor, best)
-    if _harmed(search.sample, search.usual):
-        return _fall_back(search, floor)
-    usual = min(search.usual, search.sample, key=lambda sample: sample.mean_us)
-    search = replace(search, usual=usual, good=max(search.good, search.rate))
+    if search.rate <= floor:
+        judged = _judged(search)
+        return _rise(replace(judged, usual=search.usual.with_sample(search.sample)), floor, best)
+    if search.usual.harmed(search.sample):
+        return _accuse(search, floor)
+    return _rise(_cleared(search), floor, best)
+
+
+def _cleared(search: Search) -> Search:
+    """This rate harms nobody."""
+    good = max(search.good, search.rate)
+    search = replace(search, good=good, usual=search.usual.not_above(search.sample))
+    if search.rate >= search.suspected:
+        search = replace(search, suspected=0.0)
     if search.rate >= search.harmful > 0:
         search = replace(search, harmful=0.0, patience_s=max(search.patience_s / 2, _FIRST_PATIENCE_S))
-    return _rise(search, floor, best)
+    return search
+
+
+def _accuse(search: Search, floor: float) -> Search:
+    """Others are slower than chance explains: back to the minimum at once, and see whether they are faster there."""
+    return replace(
+        search,
+        rate=floor,
+        settled_s=0.0,
+        waited_s=0.0,
+        sample=Sample(),
+        accused=search.rate,
+        excess=search.usual.excess(search.sample),
+    )
+
+
+def _judged(search: Search) -> Search:
+    """The minimum was measured after an accusation."""
+    if not search.accused:
+        return search
+    acquitted = replace(search, accused=0.0)
+    if not search.usual.explains(search.excess, search.sample):
+        return acquitted
+    if not 0 < search.accused <= search.suspected:
+        return replace(acquitted, suspected=search.accused)
+    good = min(search.good, search.accused * _BACK)
+    if search.accused <= search.good:
+        # What was good is not any more: the others do something else now.
+        good = search.accused / 2
+    patience_s = min(search.patience_s * 2, _LAST_PATIENCE_S)
+    return replace(acquitted, good=good, harmful=search.accused, suspected=0.0, patience_s=patience_s)
 
 
 def _rise(search: Search, floor: float, best: float) -> Search:
@@ -130,37 +114,11 @@ def _rise(search: Search, floor: float, best: float) -> Search:
     anew = replace(search, sample=Sample())
     if search.rate >= max(best, floor) * _BEYOND:
         return anew
-    near = search.harmful * _NEAR
+    near = search.harmful * _NEAR or math.inf
     if search.rate <= floor and search.good > floor:
         wanted = search.good
     else:
-        wanted = search.rate * (_LEAP if not near or search.rate * _LEAP < near else _STEP)
-    if 0 < near <= wanted and search.waited_s < search.patience_s:
+        wanted = search.rate * (_LEAP if search.rate * _LEAP < near else _STEP)
+    if wanted >= near and search.waited_s < search.patience_s:
         return anew
     return replace(anew, rate=wanted, settled_s=0.0, waited_s=0.0)
-
-
-def _fall_back(search: Search, floor: float) -> Search:
-    """It harms: back to the minimum, and be more patient before such a rate is tried again."""
-    good = min(search.good, search.rate * _BACK)
-    if search.rate <= search.good:
-        # What was good is not any more: the others do something else now.
-        good = search.rate / 2
-    return Search(
-        rate=floor,
-        usual=search.usual,
-        good=good if good > floor else 0.0,
-        harmful=search.rate,
-        patience_s=min(search.patience_s * 2, _LAST_PATIENCE_S),
-    )
-
-
-def _plainly_harmed(load: Load, usual: Sample) -> bool:
-    return load.requests >= _PLAIN_REQUESTS and load.latency_us > usual.mean_us * _PLAIN_HARM + _SLACK_US
-
-
-def _harmed(sample: Sample, usual: Sample) -> bool:
-    chance = min(_SURE * math.hypot(sample.error, usual.error), _MOST_CHANCE)
-    harm = max(_HARM, chance)
-    slower = sample.mean_us > usual.mean_us * (1 + harm) + _SLACK_US
-    return slower or sample.tail_us > usual.tail_us * (1 + 2 * harm) + _SLACK_US

@@ -40,15 +40,18 @@ class Counters(NamedTuple):
 
 
 class Ticker:
-    """``with Ticker(...):`` keeps manners until the block is left. ``places`` are paths on the disks that we use."""
+    """``with Ticker(...):`` keeps manners until the block is left. ``places`` are paths on the disks that we use.
 
-    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits) -> None:
+    Without ``manners`` only the limit is kept.
+    """
+
+    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, *, manners: bool) -> None:
         self.limits = limits
         self._board = board
         self._places = tuple(places)
         self._counters = counters
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="throttle")
+        self._thread = threading.Thread(target=self._keep_manners if manners else self._keep_hours, name="throttle")
         self._loader = threading.Thread(target=self._load, name="throttle-load", daemon=True)
         self._loaded: BlockWatch | None = None
         self._told = Throttled()
@@ -68,7 +71,11 @@ class Ticker:
         """What was decided last."""
         return self._told
 
-    def _run(self) -> None:
+    def _keep_hours(self) -> None:
+        while not self._ending.wait(PERIOD_S):
+            self._board.rate_bytes_per_s = self.limits.now()
+
+    def _keep_manners(self) -> None:
         disks = {disk for place in self._places for disk in disks_below(place)}
         started = time.monotonic()
         with contextlib.closing(Sensor(disks, self._counters.workers)) as sensor:
