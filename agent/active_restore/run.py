@@ -184,7 +184,6 @@ class Run:
         rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
         background.queue.load(rows)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-<<<<<<< HEAD
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: len(demand.waiting()))
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
@@ -193,19 +192,10 @@ class Run:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
+                demand.rest()
             background.finish()
             for server in servers:
                 server.join()
-=======
-        for server in servers:
-            server.start()
-        while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
-            self._stopping.wait(_POLL_SECONDS)
-            demand.rest()
-        background.finish()
-        for server in servers:
-            server.join()
->>>>>>> main
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
