@@ -184,7 +184,7 @@ class Run:
         rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
         background.queue.load(rows)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: len(demand.waiting()))
+        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
         with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:

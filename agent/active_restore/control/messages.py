@@ -7,11 +7,7 @@ Requests are checked strictly (unknown fields are errors); answers may gain fiel
 from __future__ import annotations
 
 import base64
-<<<<<<< HEAD
-import binascii
 import dataclasses
-=======
->>>>>>> main
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
