@@ -30,12 +30,11 @@ class Counts(NamedTuple):
     reads: int
     read_bytes: int
     read_ms: int
-    write_bytes: int
     in_flight: int
 
 
 def disks_below(path: str) -> set[Disk]:
-    """The whole disks below a path, also those that partitions, device-mapper, RAID and loop devices lie on; none for networks."""
+    """The whole disks below a path, also those below partitions, device-mapper, RAID and loop devices; none for networks."""
     found: set[Disk] = set()
     with contextlib.suppress(OSError):
         device = os.stat(path).st_dev
@@ -74,5 +73,5 @@ def counts(disk: Disk) -> Counts:
     try:
         words = [int(word) for word in (_DEVICES / f"{disk.major}:{disk.minor}" / "stat").read_bytes().split()]
     except (OSError, ValueError):
-        return Counts(0, 0, 0, 0, 0)
-    return Counts(words[0], words[2] * _SECTOR_BYTES, words[3], words[6] * _SECTOR_BYTES, words[8])
+        return Counts(0, 0, 0, 0)
+    return Counts(words[0], words[2] * _SECTOR_BYTES, words[3], words[8])

@@ -17,11 +17,10 @@ class Stalls(NamedTuple):
 
 
 class Use(NamedTuple):
-    """What tasks used so far: seconds of processor time in user mode, bytes really read from and written to disks."""
+    """What tasks used so far: seconds of processor time in user mode, bytes really read from disks."""
 
     user_s: float
     read_bytes: int
-    write_bytes: int
 
 
 def stalls() -> Stalls:
@@ -56,10 +55,9 @@ def use_of(pid: int) -> Use:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
         counts = dict(line.split(b": ") for line in Path(f"/proc/{pid}/io").read_bytes().splitlines())
     except (OSError, ValueError):
-        return Use(0.0, 0, 0)
+        return Use(0.0, 0)
     utime = stat[stat.rindex(b")") + 2 :].split(maxsplit=12)[11]
-    written = int(counts[b"write_bytes"]) - int(counts[b"cancelled_write_bytes"])
-    return Use(int(utime) / _TICKS_PER_S, int(counts[b"read_bytes"]), max(written, 0))
+    return Use(int(utime) / _TICKS_PER_S, int(counts[b"read_bytes"]))
 
 
 def start_ticks(pid: int) -> int:

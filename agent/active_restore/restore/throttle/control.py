@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import ThrottleReason
     from active_restore.restore.throttle.load import Load
 
-MIN_RATE = 1 << 20
+MIN_RATE = 4 << 20
 """Bytes per second that the background always gets, whatever the machine does."""
 _MIN_SHARE = 0.02
 # Requests per second of others: at the first number somebody uses the disk, below the second nobody does.
-_BUSY_PER_S, _QUIET_PER_S = 30.0, 10.0
+_BUSY_PER_S, _QUIET_PER_S = 40.0, 20.0
+# Shorter than this is a moment's work that nobody waits for long.
+_BUSY_S = 0.3
 _FIRST_QUIET_S, _LAST_QUIET_S = 1.0, 30.0
 _CPU_ON, _CPU_OFF = 0.35, 0.15
 _MEMORY_ON, _MEMORY_OFF = 0.10, 0.02
@@ -39,6 +41,7 @@ class State:
     quiet_s: float = 0.0
     needed_quiet_s: float = _FIRST_QUIET_S
     free_s: float = 0.0
+    busy_s: float = 0.0
     requests_per_s: float = 0.0
     speed: float = 0.0
     best: float = 0.0
@@ -91,13 +94,15 @@ def _measured(state: State, load: Load) -> State:
 def _watched(state: State, load: Load) -> State:
     """Free so far."""
     free_s = state.free_s + load.seconds
-    if load.requests / load.seconds < _BUSY_PER_S and state.requests_per_s < _BUSY_PER_S:
-        return replace(state, free_s=free_s)
+    is_busy = load.requests / load.seconds >= _BUSY_PER_S or state.requests_per_s >= _BUSY_PER_S
+    busy_s = state.busy_s + load.seconds if is_busy and load.requests else 0.0
+    if busy_s < _BUSY_S:
+        return replace(state, free_s=free_s, busy_s=busy_s)
     # Somebody who comes again and again shortly after we went off must not find us off again each time.
     soon = free_s < 10 * state.needed_quiet_s
     needed = state.needed_quiet_s * (2.0 if soon and state.free_s else 0.5)
     needed = min(max(needed, _FIRST_QUIET_S), _LAST_QUIET_S)
-    return replace(state, search=begin(floor(state)), quiet_s=0.0, free_s=0.0, needed_quiet_s=needed)
+    return replace(state, search=begin(floor(state)), quiet_s=0.0, free_s=0.0, busy_s=0.0, needed_quiet_s=needed)
 
 
 def _searched(state: State, load: Load) -> State:

@@ -12,10 +12,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from active_restore.restore.throttle.usual import Sample, Usual
+from active_restore.restore.throttle.usual import NO_SAMPLE, UNKNOWN
 
 if TYPE_CHECKING:
     from active_restore.restore.throttle.load import Load
+    from active_restore.restore.throttle.usual import Sample, Usual
 
 # Written, but not yet on the disk: what others meet first at a new rate still comes from the old one.
 _SETTLING_S = 0.4
@@ -28,14 +29,15 @@ _BEYOND = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """``rate`` now. ``good`` is the highest rate that did not harm, ``harmful`` one that did (0: not known yet), ``accused`` one
-    to be judged, when others were slower by ``excess``, ``suspected`` one that was found guilty once. Near the harmful one nothing is tried before ``patience_s``.
+    """``rate`` now. Rates that were found (0: not yet): ``good`` is the highest that did not harm, ``harmful`` one that did,
+    ``suspected`` one that was found guilty once, ``accused`` one to be judged, when others were slower by ``excess``.
+    Near the harmful one nothing is tried before ``patience_s``.
     """
 
     rate: float
     settled_s: float = 0.0
-    sample: Sample = Sample()
-    usual: Usual = Usual()
+    sample: Sample = NO_SAMPLE
+    usual: Usual = UNKNOWN
     good: float = 0.0
     harmful: float = 0.0
     accused: float = 0.0
@@ -86,7 +88,7 @@ def _accuse(search: Search, floor: float) -> Search:
         rate=floor,
         settled_s=0.0,
         waited_s=0.0,
-        sample=Sample(),
+        sample=NO_SAMPLE,
         accused=search.rate,
         excess=search.usual.excess(search.sample),
     )
@@ -111,7 +113,7 @@ def _judged(search: Search) -> Search:
 
 def _rise(search: Search, floor: float, best: float) -> Search:
     """The next rate worth trying, or the same again for a while."""
-    anew = replace(search, sample=Sample())
+    anew = replace(search, sample=NO_SAMPLE)
     if search.rate >= max(best, floor) * _BEYOND:
         return anew
     near = search.harmful * _NEAR or math.inf

@@ -33,7 +33,7 @@ class Sensor:
         self._then = time.monotonic()
         self._stalls = pressure.stalls()
         self._user_s = pressure.user_seconds()
-        self._uses: dict[int, pressure.Use] = {}
+        self._uses = {os.getpid(): pressure.use_of(os.getpid())}
         self._moved = 0
         self._faults = 0
 
@@ -82,12 +82,12 @@ class Sensor:
         if self._requests is not None and self._uses.keys() != set(pids):
             self._requests.own(_starts(pids))
         uses = {pid: pressure.use_of(pid) for pid in pids}
-        none = pressure.Use(0.0, 0, 0)
-        before = [self._uses.get(pid, none if self._uses else use) for pid, use in uses.items()]
+        none = pressure.Use(0.0, 0)
+        before = [self._uses.get(pid, none) for pid in uses]
         self._uses = uses
-        differences = [[max(b - a, 0) for a, b in zip(*pair, strict=True)] for pair in zip(before, uses.values(), strict=True)]
-        user_s, read, written = (sum(column) for column in zip(*differences, strict=True))
-        return pressure.Use(user_s, int(read), int(written))
+        pairs = list(zip(before, uses.values(), strict=True))
+        user_s = sum(max(new.user_s - old.user_s, 0.0) for old, new in pairs)
+        return pressure.Use(user_s, sum(max(new.read_bytes - old.read_bytes, 0) for old, new in pairs))
 
     def close(self) -> None:
         """End the programs."""

@@ -108,6 +108,10 @@ class Usual:
         return excess - self.excess(sample) > excess / 2
 
 
+NO_SAMPLE = Sample()
+UNKNOWN = Usual()
+
+
 def _moved(mean: float, spread: float, value: float, part: float) -> tuple[float, float]:
     """Mean and variance after one value more that counts ``part``."""
     difference = value - mean
