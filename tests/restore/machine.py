@@ -31,7 +31,7 @@ class Disk:
 
 
 @dataclass
-class Second:
+class Look:
     """What happened in one look."""
 
     time_s: float
@@ -55,11 +55,11 @@ class Machine:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
-    def run(self, seconds: float) -> list[Second]:
+    def run(self, seconds: float) -> list[Look]:
         """Look after look."""
         return [self._look() for _ in range(int(seconds / LOOK_S))]
 
-    def _look(self) -> Second:
+    def _look(self) -> Look:
         self.time_s += LOOK_S
         disk = self.disk
         moved = min(self.rate or disk.capacity, disk.capacity)
@@ -69,4 +69,4 @@ class Machine:
         load = Load(LOOK_S, int(moved * LOOK_S), requests, latency, latency * 2)
         self.state, decision = step(self.state, load, WORKERS)
         self.rate = decision.rate_bytes_per_s
-        return Second(self.time_s, self.rate or disk.capacity, moved, harm if requests else 0.0, decision)
+        return Look(self.time_s, self.rate or disk.capacity, moved, harm if requests else 0.0, decision)
