@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.restore.machine import Look
 
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.jsonl"))
-MIB = 1 << 20
 HOUR_S = 3600.0
 
 shares = st.floats(0, 1)

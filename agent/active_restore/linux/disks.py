@@ -37,17 +37,26 @@ def disks_below(path: str) -> set[Disk]:
     """The whole disks below a path, also those below partitions, device-mapper, RAID and loop devices; none for networks."""
     found: set[Disk] = set()
     with contextlib.suppress(OSError):
-        device = os.stat(path).st_dev
-        _descend(device if os.major(device) else _mounted_device(device), found, _DEEPEST)
+        _descend_from(path, found, _DEEPEST)
     return found
 
 
-def _mounted_device(number: int) -> int:
-    """The device that a file system with a number of its own (btrfs) is mounted from; 0 where there is none."""
-    wanted = f"{os.major(number)}:{os.minor(number)}"
+def _descend_from(path: str, found: set[Disk], depth: int) -> None:
+    device = os.stat(path).st_dev
+    _descend(device if os.major(device) else _mounted_device(path), found, depth)
+
+
+def _mounted_device(path: str) -> int:
+    """The device that a file system with numbers of its own (btrfs) is mounted from; 0 where there is none."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    finally:
+        os.close(fd)
+    mount = dict(line.split(":", 1) for line in lines)["mnt_id"].strip()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place, _, kind = line.partition(" - ")
-        if place.split()[2] == wanted:
+        if place.split()[0] == mount:
             return os.stat(kind.split()[1]).st_rdev
     return 0
 
@@ -65,7 +74,7 @@ def _descend(device: int, found: set[Disk], depth: int) -> None:
         _descend(os.makedev(int(lower), int(part)), found, depth - 1)
     with contextlib.suppress(OSError):
         image = (place / "loop/backing_file").read_text().strip()
-        _descend(os.stat(image).st_dev, found, depth - 1)
+        _descend_from(image, found, depth - 1)
 
 
 def counts(disk: Disk) -> Counts:

@@ -53,14 +53,13 @@ class Pace:
                 raise Stopped
             if board.urgent[row]:
                 return
-            if not board.paused and self._has_turn() and self._take(size):
+            if (
+                not board.paused
+                and has_turn(self._number, board.workers, board.concurrency, time.monotonic())
+                and self._take(size)
+            ):
                 return
             time.sleep(_LOOK_S)
-
-    def _has_turn(self) -> bool:
-        """Workers take turns, or what one has in hand would wait for as long as others use the machine."""
-        workers, concurrency = self._board.workers, self._board.concurrency
-        return concurrency >= workers or (self._number + int(time.monotonic() / _TURN_S)) % workers < concurrency
 
     def _take(self, size: int) -> bool:
         limit, pace, share = self._board.rate_bytes_per_s, self._board.pace_bytes_per_s, self._board.concurrency
@@ -71,3 +70,8 @@ class Pace:
         if pace:
             self._manners.spend(size)
         return True
+
+
+def has_turn(number: int, workers: int, concurrency: int, now_s: float) -> bool:
+    """Workers take turns, or what one has in hand would wait for as long as others use the machine."""
+    return concurrency >= workers or (number + int(now_s / _TURN_S)) % workers < concurrency

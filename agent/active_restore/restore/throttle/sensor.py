@@ -50,6 +50,7 @@ class Sensor:
     def watch(self, blocks: BlockWatch) -> None:
         """From now on the block programs tell; ``close`` ends them."""
         self._requests = DiskRequests(blocks, self._disks)
+        self._requests.own(_starts([os.getpid(), *self._workers()]))
 
     def look(self, moved_bytes: int, faults: int, waiting: int) -> Load:
         """What happened since the last look. ``moved_bytes`` and ``faults`` are running totals; ``waiting`` counts tasks."""
