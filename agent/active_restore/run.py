@@ -71,6 +71,7 @@ class Run:
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
         self._problems = 0
+        self._order = array("I")
 
     def work(self) -> Done | None:
         """Everything, from the plan to the last marker; ``None`` when stopped before the end."""
@@ -166,12 +167,16 @@ class Run:
         board.rate_bytes_per_s = self._limits.now()
         tally = Tally(rows, totals.files, totals.bytes)
         board.state[:] = bytes([State.SETTLED]) * rows
+        done: list[tuple[int, int]] = []
         for row, size, state in catalog.files_in_order():
             if state in (State.SETTLED, State.GONE):
-                tally.done([(row, size)])
+                done.append((row, size))
                 board.state[row] = state
             else:
                 board.state[row] = State.LAID
+                self._order.append(row)
+        tally.done(done)
+        board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
         settler = Settler(mount, catalog, board, tally.done)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
@@ -180,9 +185,7 @@ class Run:
         hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
-        unfinished = (State.LAID, State.REFUSED)
-        rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
-        background.queue.load(rows)
+        background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
