@@ -176,7 +176,6 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
             reader.wait()
         wait_until(lambda: board.rate_bytes_per_s == 123, "the limit is kept")
     assert (board.pace_bytes_per_s, board.concurrency) == (0, 2)
-    board.close()
 
 
 def test_without_manners_only_the_limit_is_kept() -> None:
@@ -185,7 +184,6 @@ def test_without_manners_only_the_limit_is_kept() -> None:
         wait_until(lambda: board.rate_bytes_per_s == 5, "the limit is kept")
         ticker.limits = Limits(6)
         wait_until(lambda: board.rate_bytes_per_s == 6, "the new limit is kept")
-    board.close()
 
 
 def test_a_bucket_in_debt_gives_nothing() -> None:

@@ -35,7 +35,6 @@ loads = st.builds(
     latency_us=latencies,
     tail_us=latencies,
     depth=st.integers(0, 1000),
-    io_stall=shares,
     cpu_stall=shares,
     memory_stall=shares,
     demand=st.integers(0, 100),

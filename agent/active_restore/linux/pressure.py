@@ -9,11 +9,15 @@ _TICKS_PER_S = 100  # USER_HZ
 
 
 class Stalls(NamedTuple):
-    """Microseconds since boot in which at least one task waited for the resource (``some``). Source: accounting/psi.rst."""
+    """Seconds in which at least one task waited for the resource (``some``). Source: accounting/psi.rst."""
 
-    io_us: int
-    cpu_us: int
-    memory_us: int
+    io_s: float
+    cpu_s: float
+    memory_s: float
+
+    def since(self, before: Stalls) -> Stalls:
+        """The difference."""
+        return Stalls(self.io_s - before.io_s, self.cpu_s - before.cpu_s, self.memory_s - before.memory_s)
 
 
 class Use(NamedTuple):
@@ -28,12 +32,12 @@ def stalls() -> Stalls:
     return Stalls(*(_some(name) for name in ("io", "cpu", "memory")))
 
 
-def _some(name: str) -> int:
+def _some(name: str) -> float:
     try:
         words = Path(f"/proc/pressure/{name}").read_bytes().split(maxsplit=5)
-        return int(words[4].removeprefix(b"total="))
+        return int(words[4].removeprefix(b"total=")) / 1e6
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0.0
 
 
 def user_seconds() -> float:

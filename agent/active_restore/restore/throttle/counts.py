@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from active_restore.linux.disks import counts
-from active_restore.restore.throttle.requests import Served
+from active_restore.restore.throttle.requests import NOTHING, Served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class DiskCounts:
     def look(self, own: Use, seconds: float) -> Served:
         """The disk with the most reads of others speaks for all: stacked ones count the same twice."""
         now = [counts(disk) for disk in self._disks]
-        found = [Served(0, 0.0, 0.0, 0)]
+        found = [NOTHING]
         self.suspicious = False
         for index, (old, new) in enumerate(zip(self._before, now, strict=True)):
             reads, read_bytes = new.reads - old.reads, new.read_bytes - old.read_bytes

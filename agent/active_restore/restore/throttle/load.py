@@ -22,7 +22,6 @@ class Load(NamedTuple):
     latency_us: float = 0.0
     tail_us: float = 0.0
     depth: int = 0
-    io_stall: float = 0.0
     cpu_stall: float = 0.0
     memory_stall: float = 0.0
     demand: int = 0

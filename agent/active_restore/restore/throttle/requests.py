@@ -24,6 +24,9 @@ class Served(NamedTuple):
     depth: int
 
 
+NOTHING = Served(0, 0.0, 0.0, 0)
+
+
 class DiskRequests:
     """Differences between two looks at the counts of the block programs. Owns ``blocks``."""
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from active_restore.linux import pressure
 from active_restore.restore.throttle.counts import DiskCounts
 from active_restore.restore.throttle.load import Load
-from active_restore.restore.throttle.requests import DiskRequests
+from active_restore.restore.throttle.requests import NOTHING, DiskRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from active_restore.ebpf.blocks import BlockWatch
     from active_restore.linux.disks import Disk
+    from active_restore.restore.throttle.requests import Served
 
 # Of others: below this many processors, whoever waits for one does not wait because of them.
 _FEW_PROCESSORS = 0.2
@@ -58,24 +59,28 @@ class Sensor:
         seconds = max(now - self._then, 1e-3)
         own = self._own()
         stalls, user_s = pressure.stalls(), pressure.user_seconds()
-        shares = [min((new - old) / 1e6 / seconds, 1.0) for new, old in zip(stalls, self._stalls, strict=True)]
+        stalled = stalls.since(self._stalls)
         others_s = max(user_s - self._user_s - own.user_s, 0.0)
-        served = self._counts.look(own, seconds)
-        if self._requests is not None:
-            served = self._requests.look()
+        served = self._served(own, stalled.io_s, seconds)
         load = Load(
             seconds,
             max(moved_bytes - self._moved, 0),
             *served,
-            io_stall=shares[0],
-            cpu_stall=_others_share(shares[1], others_s, own.user_s, seconds),
-            memory_stall=shares[2],
+            cpu_stall=_others_share(min(stalled.cpu_s / seconds, 1.0), others_s, own.user_s, seconds),
+            memory_stall=min(stalled.memory_s / seconds, 1.0),
             demand=max(faults - self._faults, 0) + waiting,
             free_share=pressure.free_share(),
         )
         self._then, self._stalls, self._user_s = now, stalls, user_s
         self._moved, self._faults = moved_bytes, faults
         return load
+
+    def _served(self, own: pressure.Use, waited_s: float, seconds: float) -> Served:
+        """Requests of others. An estimate is believed only where somebody waited for a disk (or the kernel does not tell)."""
+        counted = self._counts.look(own, seconds)
+        if self._requests is not None:
+            return self._requests.look()
+        return NOTHING if self._stalls.io_s and not waited_s else counted
 
     def _own(self) -> pressure.Use:
         """What all of ours used since the last look."""
