@@ -24,7 +24,7 @@ from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.process import is_alive
+from active_restore.linux.process import is_alive, rouse
 from active_restore.model import Fault, Gate, Intent, Task
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
+_LAST_LOOKS = 30
 _LOOK_AFTER_SECONDS = 0.05
 _SOON_MS = 1
 _MANY_NUMBERS = 256
@@ -138,6 +139,7 @@ class FanotifyInterceptor:
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
+        keepers.rouse_all(territory.marker_prefix)
         try:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
@@ -266,6 +268,8 @@ class FanotifyInterceptor:
         """Start a standby unless one is there. Only with ``_relink`` held."""
         link, _ = self._linked()
         ledger = link.ledger
+        for pid in (ledger.keeper, ledger.standby):
+            rouse(pid, b"ar-")
         # The standby first: one that is just taking over is found as the keeper then.
         if is_alive(ledger.standby) or (is_alive(ledger.keeper) and ledger.keeper != link.keeper_pid):
             return
@@ -359,7 +363,7 @@ class FanotifyInterceptor:
         with contextlib.suppress(OSError):
             if last_word is not None:
                 link.sock.send(last_word, socket.MSG_NOSIGNAL)
-                _wait_for_end(link.sock)
+                _wait_for_end(link)
             link.sock.shutdown(socket.SHUT_RDWR)
         # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
         nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -370,11 +374,15 @@ class FanotifyInterceptor:
             self._passage.close()
 
 
-def _wait_for_end(sock: socket.socket) -> None:
+def _wait_for_end(link: keepers.Link) -> None:
     """Wait (bounded) until the keeper has acted: it closes the connection."""
-    sock.settimeout(30)
-    while sock.recv(wire.MAX_PACKET_BYTES):
-        pass
+    link.sock.settimeout(_LOOK_SECONDS)
+    for _ in range(_LAST_LOOKS):
+        rouse(link.ledger.keeper, b"ar-")
+        with contextlib.suppress(TimeoutError):
+            while link.sock.recv(wire.MAX_PACKET_BYTES):
+                pass
+            return
 
 
 def _fault(packet: FaultPacket, keeper: int) -> Fault:
