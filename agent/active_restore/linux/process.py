@@ -6,8 +6,8 @@ import contextlib
 import ctypes
 import os
 import platform
-import signal
 import resource
+import signal
 import threading
 from pathlib import Path
 

@@ -79,11 +79,6 @@ class WorkerProcess:
         """Its process id."""
         return self._process.pid
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
         with contextlib.suppress(BrokenPipeError):
