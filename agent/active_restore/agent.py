@@ -24,6 +24,7 @@ from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.run import Run
 from active_restore.source.open import open_source
+from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,8 @@ def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: 
         if job.phase in ("planning", "laying"):
             # Before the source: deriving its key takes as long as this process needs to start.
             layer = stack.enter_context(contextlib.closing(LayerProcess()))
-        source = stack.enter_context(contextlib.closing(open_source(job.options.source, env)))
+        turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
+        source = stack.enter_context(contextlib.closing(open_source(job.options.source, env, turnstile)))
         job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         run = Run(job, source, layer, reporter, started)
         if link is not None:
