@@ -21,6 +21,11 @@ def run_root() -> Path:
     return Path(os.environ.get("ACTIVE_RESTORE_RUN", "/run/active-restore"))
 
 
+def service_socket() -> Path:
+    """Where the service hears its children and takes descriptors of guards; there while it runs."""
+    return run_root() / "notify"
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.

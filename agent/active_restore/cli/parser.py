@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import active_restore
 from active_restore.cli import (
+    agent,
     config,
     doctor,
+    install,
     limit,
     manifest,
     pause,
@@ -17,6 +19,7 @@ from active_restore.cli import (
     release,
     restore,
     resume,
+    run,
     status,
     verify,
 )
@@ -25,7 +28,23 @@ from active_restore.errors import UsageError
 if TYPE_CHECKING:
     from active_restore.cli.command import Subcommands
 
-_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest, config)
+_COMMANDS = (
+    restore,
+    resume,
+    status,
+    promote,
+    pause,
+    proceed,
+    limit,
+    verify,
+    doctor,
+    release,
+    manifest,
+    config,
+    agent,
+    run,
+    install,
+)
 _EXIT_CODES = """\
 exit codes:
   0  all is well            10  no repository there     15  source unavailable

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from active_restore.cli import command
 from active_restore.cli.printers.choice import reporter
 from active_restore.cli.restore import finish
+from active_restore.linux.process import die_with_parent
 
 if TYPE_CHECKING:
-    import argparse
-
     from active_restore.cli.command import Subcommands
 
 
@@ -20,6 +21,11 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser = command.declare(commands, common, "resume", "go on with a restore that was interrupted", run)
     parser.add_argument("target", metavar="TARGET", help="the directory that is being restored")
     parser.add_argument("--source", metavar="SOURCE", help="where the backup is now, if it has moved")
+    parser.add_argument(
+        "--wait-for-source", action="store_true", help="guard the target at once, even while the backup cannot be reached"
+    )
+    # By the service: end with it.
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     command.add_json(parser)
 
 
@@ -27,6 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Resume."""
     import active_restore.agent as agent
 
+    if arguments.supervised:
+        die_with_parent(signal.SIGTERM)
     target = command.absolute(arguments.target)
     with reporter(as_json=arguments.json) as told:
-        return finish(agent.resume(target, told, os.environ, source=arguments.source), told)
+        done = agent.resume(target, told, os.environ, source=arguments.source, wait_for_source=arguments.wait_for_source)
+        return finish(done, told)
