@@ -138,8 +138,8 @@ class Run:
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
-        demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.exempt)
+        demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
         self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -186,6 +186,7 @@ class Run:
             server.start()
         while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
             self._stopping.wait(_POLL_SECONDS)
+            demand.rest()
         background.finish()
         for server in servers:
             server.join()

@@ -52,6 +52,12 @@ def finish(rig: Rig, init: Init, target: Path) -> None:
     rig.verify(target)
 
 
+def finish_by_hand(rig: Rig, target: Path) -> None:
+    """Let the restore end, whoever serves it."""
+    rig.hurry(target)
+    wait_until(lambda: not (rig.place / "state" / directory_name(str(target))).exists(), "the end of the restore")
+
+
 def guarded(rig: Rig, target: Path) -> bool:
     with contextlib.suppress(NotRunning), rig.control(target) as control:
         return control.status().phase == "restoring"
@@ -239,6 +245,16 @@ def test_a_target_that_is_not_mounted_and_another_whose_state_is_damaged(held_ri
         with reader(target / "b/file03") as task:
             assert task.communicate(timeout=60)[0] == (held_rig.tree / "b/file03").read_bytes()
         finish(held_rig, init, target)
+
+
+def test_a_broken_configuration_does_not_leave_anything_unguarded(unfinished: Rig, init: Init, ext4_target: Path) -> None:
+    (unfinished.place / "agent.toml").write_text("[mqtt]\nqos = 7\n")
+    init.start()
+    init.until("READY")
+    assert guarded(unfinished, ext4_target)
+    assert "mqtt.qos: 7 is not allowed" in init.log.read_text()
+    finish_by_hand(unfinished, ext4_target)
+    assert init.stop() == 0
 
 
 def test_only_root(held_rig: Rig) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
 from active_restore.cli import command
+from active_restore.errors import UsageError
 from active_restore.settings.file import load
+from active_restore.settings.tables import Settings
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
     from active_restore.cli.command import Subcommands
-    from active_restore.settings.tables import Settings
+
+_log = logging.getLogger(__name__)
 
 
 def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
@@ -26,7 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     del arguments
     from active_restore.service.supervisor import Supervisor
 
-    settings = load()
+    try:
+        settings = load()
+    except UsageError as error:
+        # Placeholders must be guarded, whatever somebody has written into a file.
+        _log.error("defaults are in force: %s", error)
+        settings = Settings()
     Supervisor(settings.service, lambda target: environment(settings, target), lambda restores: None).run()
     return 0
 

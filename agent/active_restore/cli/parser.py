@@ -10,6 +10,7 @@ from active_restore.cli import (
     agent,
     config,
     doctor,
+    fleet,
     install,
     limit,
     manifest,
@@ -44,6 +45,7 @@ _COMMANDS = (
     agent,
     run,
     install,
+    fleet,
 )
 _EXIT_CODES = """\
 exit codes:

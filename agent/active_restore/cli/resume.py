@@ -7,8 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from active_restore.cli import command
-from active_restore.cli.printers.choice import reporter
+from active_restore.cli import command, telling
 from active_restore.cli.restore import finish
 from active_restore.linux.process import die_with_parent
 
@@ -26,6 +25,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     )
     # By the service: end with it.
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    telling.add_mqtt(parser)
     command.add_json(parser)
 
 
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.supervised:
         die_with_parent(signal.SIGTERM)
     target = command.absolute(arguments.target)
-    with reporter(as_json=arguments.json) as told:
-        done = agent.resume(target, told, os.environ, source=arguments.source, wait_for_source=arguments.wait_for_source)
+    with telling.told(arguments, target, guard_first=arguments.supervised) as (told, link):
+        wait = arguments.wait_for_source
+        done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)
         return finish(done, told)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from active_restore.cli import command
+from active_restore.cli import command, telling
 from active_restore.cli.agent import environment
-from active_restore.cli.printers.choice import reporter
 from active_restore.cli.restore import finish
 from active_restore.control import registry
 from active_restore.errors import NotRunning, UsageError
@@ -24,6 +23,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     summary = "begin (or go on with) the restore that the configuration calls NAME"
     parser = command.declare(commands, common, "run", summary, run)
     parser.add_argument("name", metavar="NAME", help="of a table [restores.NAME]")
+    telling.add_mqtt(parser)
     command.add_json(parser)
 
 
@@ -37,11 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     import active_restore.agent as agent
 
     env = {**os.environ, **environment(settings, named.target)}
-    with reporter(as_json=arguments.json) as told:
+    with telling.told(arguments, named.target) as (told, link):
         if _is_known(named.target):
-            done = agent.resume(named.target, told, env, source=named.source, wait_for_source=True)
+            done = agent.resume(named.target, told, env, link, source=named.source, wait_for_source=True)
         else:
-            done = agent.restore(named.options(), told, env)
+            done = agent.restore(named.options(), told, env, link)
         return finish(done, told)
 
 

@@ -114,7 +114,8 @@ def lock_file(name: str) -> Path:
     return state_root() / name / "agent.lock"
 
 
-def _from_dict(name: str, found: dict[str, Any]) -> Job:
+def _from_dict(name: str, read: Any) -> Job:
+    found = msgspec.convert(read, dict[str, Any])
     known = {field.name for field in dataclasses.fields(RestoreOptions)}
     options = msgspec.convert({key: value for key, value in found.items() if key in known}, RestoreOptions)
     phase = msgspec.convert(found["phase"], Stage)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux.files import sync_filesystem
-from active_restore.linux.process import die_with_parent, idle_io, name_thread
+from active_restore.linux.process import allow_many_files, die_with_parent, idle_io, name_thread
 from active_restore.model import FileRef
 from active_restore.placeholder import unmark
 from active_restore.restore import frames
@@ -241,8 +240,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     upstream = Upstream(sys.stdout.buffer)
     first = frames.read_frame(sys.stdin.buffer)
     if first is None:

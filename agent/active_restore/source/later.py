@@ -67,6 +67,11 @@ class LaterSource:
             raise SourceUnavailable(str(self._failure), self._failure.hint if self._failure else "")
         return self._opened
 
+    @property
+    def remote(self) -> bool:
+        """See ``Source.remote``: until it is open, reading may take as long as from the other end of the world."""
+        return self._opened is None or self._opened.remote
+
     def snapshots(self) -> list[SnapshotInfo]:
         """See ``Source.snapshots``."""
         return self._now().snapshots()
