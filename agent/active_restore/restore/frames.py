@@ -1,6 +1,7 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id results`` and ``DURABLE rows`` come up.
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id rows others``, ``DURABLE rows`` and
+``UNMARKED rows`` come up.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP = range(7)
-# Results of a file in FILLED: (row, result, errno, detail).
-OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
+SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP = range(8)
+# What became of the others in FILLED: (row, result, errno, detail).
+SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")
 
 
