@@ -39,6 +39,7 @@ def main() -> None:
                 **json.loads((exchange / "environment").read_text()),
                 "ACTIVE_RESTORE_DISK": str(mount),
                 "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf",
+                "ACTIVE_RESTORE_TEST_DISKS": ",".join(_DISKS),
                 "ACTIVE_RESTORE_RESULTS": str(exchange / f"results.{name}"),
                 "PYTHONPATH": str(_PROJECT / "agent"),
                 "PYTHONDONTWRITEBYTECODE": "1",

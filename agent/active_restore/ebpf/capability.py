@@ -32,6 +32,11 @@ def require() -> None:
         raise problem
 
 
+def is_likely() -> bool:
+    """Whether it is worth trying to load the programs, found out in a millisecond; ``auto`` goes by that and by the trial."""
+    return not any(next(_problem(check), None) for check in (_check_processor, _check_lsm, _check_permission, program.find_bcc))
+
+
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
     for check in (_check_processor, _check_lsm, _check_permission, _check_hooks, program.find_bcc):

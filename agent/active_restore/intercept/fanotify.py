@@ -256,11 +256,8 @@ class FanotifyInterceptor:
                 # Lost with a dying keeper: its standby finds the number unanswered and reports it again.
                 link.sock.send(wire.pack(wire.DONE, numbers), socket.MSG_NOSIGNAL)
 
-    def exempt(self, tid: int) -> None:
-        """Nothing to do: the passage is all that is needed."""
-
-    def unexempt(self, tid: int) -> None:
-        """Nothing to do."""
+    def settled(self, rows: Sequence[int]) -> None:
+        """Nothing to do: the marker is gone or about to go, and it decides."""
 
     def leave(self) -> None:
         """Disconnect; the keepers hold everything."""

@@ -35,14 +35,12 @@ _RETRY_SECONDS = 5.0
 # Between the deaths of a worker that accomplished nothing: the background must neither give up nor eat the machine.
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 30.0
-_HELLOS = 2
 
 
 class Hooks(NamedTuple):
-    """What the background asks of the agent. ``exempt`` and ``unexempt`` take thread ids of workers."""
+    """What the background tells the agent: rows that are no placeholders any more, and what the backup does not have."""
 
-    exempt: Callable[[int], None]
-    unexempt: Callable[[int], None]
+    settled: Callable[[Sequence[int]], None]
     refused: Callable[[int, bytes, int, str], None]
 
 
@@ -181,7 +179,6 @@ class Background:
     def _serve(self, session: _Session) -> bool:
         """``False`` when the worker died before its work was done."""
         try:
-            session.greet()
             while not (self._shop.board.stopping or (self._finished and not session.busy)):
                 if not session.feed() and not session.busy:
                     self._rest(session)
@@ -224,7 +221,6 @@ class _Session:
         self._queue = queue
         self._jobs: dict[int, list[FileRow]] = {}
         self._undurable: dict[int, int] = {}
-        self._tids: list[int] = []
         self._number = 0
         self._troubled: list[int] = []
         self.accomplished = False
@@ -233,11 +229,6 @@ class _Session:
     def busy(self) -> bool:
         """Whether the worker has something in hand."""
         return bool(self._jobs or self._undurable)
-
-    def greet(self) -> None:
-        """Its threads open placeholders: exempt them before the first job."""
-        while len(self._tids) < _HELLOS and self.hear():
-            pass
 
     def feed(self) -> bool:
         """Hand out batches; ``False`` where none could be."""
@@ -264,10 +255,7 @@ class _Session:
         if frame is None:
             return False
         kind, *words = frame
-        if kind == frames.HELLO:
-            self._tids.append(words[0])
-            self._hooks.exempt(words[0])
-        elif kind == frames.FILLED:
+        if kind == frames.FILLED:
             self._filled(*words)
         elif kind == frames.DURABLE:
             self._durable(words[0])
@@ -302,12 +290,14 @@ class _Session:
         """The user deleted it: nothing to restore any more."""
         self._shop.board.state[file.row] = State.GONE
         self._shop.catalog.set_states([file.row], State.GONE)
+        self._hooks.settled([file.row])
         self._shop.tally.done([(file.row, file.ref.size)])
 
     def _durable(self, rows: list[int]) -> None:
         self._shop.catalog.set_states(rows, State.SETTLED)
         for row in rows:
             self._shop.board.state[row] = State.SETTLED
+        self._hooks.settled(rows)
         self._worker.send(frames.UNMARK, rows)
         self._shop.tally.done([(row, self._undurable.pop(row, 0)) for row in rows])
 
@@ -320,9 +310,7 @@ class _Session:
         return True
 
     def end(self) -> None:
-        """The worker is dead or ends: no exemption is left, and nothing that it had in hand is forgotten."""
-        for tid in self._tids:
-            self._hooks.unexempt(tid)
+        """The worker is dead or ends: nothing that it had in hand is forgotten."""
         self._worker.close()
         for files in self._jobs.values():
             self._queue.put_back([file.row for file in files if self._shop.board.state[file.row] == State.LAID])

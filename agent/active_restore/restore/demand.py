@@ -45,14 +45,10 @@ _LAST_RETRY_S = 15.0
 
 
 class Answers(NamedTuple):
-    """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
-
-    ``exempt`` takes a thread id of ours that is about to open placeholders.
-    """
+    """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``."""
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
-    exempt: Callable[[int], None]
 
 
 class Workshop(NamedTuple):
@@ -90,7 +86,7 @@ class Demand:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
         row = fault.row
         if os.path.exists(f"/proc/self/task/{fault.task.tid}"):
-            # A thread of ours that is not exempt opened a placeholder: waiting for ourselves would be for ever.
+            # A thread of ours opened a placeholder, not from the passage: waiting for ourselves would be for ever.
             self._answers.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
@@ -153,7 +149,6 @@ class Demand:
         if self._shop.board.state[row] == State.REFUSED:
             self._fail(row, self._refusals.get(row, errno.EIO), "")
             return
-        self._exempt_this_thread()
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
             claim = filling.claim()
@@ -267,11 +262,6 @@ class Demand:
             with self._lock:
                 self._readers.append(reader)
         return reader
-
-    def _exempt_this_thread(self) -> None:
-        if not getattr(self._thread, "exempt", False):
-            self._answers.exempt(threading.get_native_id())
-            self._thread.exempt = True
 
     def _stall(self, file: FileRow, error: SourceUnavailable) -> None:
         with self._stall_changed:

@@ -1,6 +1,6 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id results`` and ``DURABLE rows`` come up.
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id results`` and ``DURABLE rows`` come up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP = range(7)
+SETUP, JOB, FILLED, DURABLE, UNMARK, STOP = range(6)
 # Results of a file in FILLED: (row, result, errno, detail).
 OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
 _LENGTH = struct.Struct("<I")
