@@ -87,6 +87,8 @@ def results(request: pytest.FixtureRequest) -> Callable[[str], Results]:
         (exchange / "tests").write_text("\n".join(wanted[name]))
         passed_on = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
         (exchange / "environment").write_text(json.dumps(passed_on))
+        # Inside, nothing that is compiled could be kept.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", "agent", "tests"], cwd=_PROJECT, check=True)
         command = [sys.executable, str(_HERE / "guest.py"), str(exchange)]
         try:
             console = machine.run(kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)

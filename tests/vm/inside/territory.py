@@ -16,6 +16,7 @@ from active_restore.intercept.base import Territory
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
+from tests.kernel.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from active_restore.intercept.waits import Wait
     from active_restore.model import Fault
 
-DEADLINE_S = 60.0
 _ROWS = 10_000
 
 
