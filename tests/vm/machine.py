@@ -20,7 +20,10 @@ _DISK_BYTES = 2 << 30
 _MEMORY = "3G"
 # This machine's files once more, by a mount that keeps what it has read (``guest.py``): the one that virtme-ng makes
 # asks for everything each time that a process starts.
-_HOST = "-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap -device virtio-9p-pci,fsdev=host,mount_tag=host"
+_HOST = (
+    "-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap "
+    "-device virtio-9p-pci,fsdev=host,mount_tag=host"
+)
 _TAIL_LINES = 60
 _PANIC = (b"Kernel panic", b"PANIC: early exception")
 
