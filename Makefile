@@ -1,12 +1,12 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs e2fsprogs gcc libc6-dev libcap2-bin make perl-base python3-bpfcc python3-venv restic strace util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs chromium e2fsprogs gcc libc6-dev libcap2-bin make mosquitto perl-base python3-bpfcc python3-venv restic strace util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm demo bench lint clean
+.PHONY: setup test test-vm fuzz torture demo bench lint clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,14 @@ test: setup
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm
+
+# Each target for FUZZ_SECONDS; what breaks a promise is printed with its bytes.
+fuzz: setup
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
+
+# Restores under attack for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
+torture: setup
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run

@@ -66,6 +66,7 @@ class Run:
         self._background: Background | None = None
         self._threads: list[threading.Thread] = []
         self._problems = 0
+        self._order = array("I")
 
     def work(self) -> Done | None:
         """Everything, from the plan to the last marker; ``None`` when stopped before the end."""
@@ -137,8 +138,8 @@ class Run:
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage, interceptor)
-        answers = Answers(interceptor.release, interceptor.refuse)
-        demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
+        demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
         self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -161,12 +162,16 @@ class Run:
         board.rate_bytes_per_s = self._job.options.limit_bytes_per_s
         tally = Tally(rows, totals.files, totals.bytes)
         board.state[:] = bytes([State.SETTLED]) * rows
+        done: list[tuple[int, int]] = []
         for row, size, state in catalog.files_in_order():
             if state in (State.SETTLED, State.GONE):
-                tally.done([(row, size)])
+                done.append((row, size))
                 board.state[row] = state
             else:
                 board.state[row] = State.LAID
+                self._order.append(row)
+        tally.done(done)
+        board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
 
         def settled(files: Sequence[tuple[int, int]]) -> None:
             interceptor.settled([row for row, _ in files])
@@ -180,14 +185,13 @@ class Run:
         hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
-        unfinished = (State.LAID, State.REFUSED)
-        rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
-        background.queue.load(rows)
+        background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
         for server in servers:
             server.start()
         while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
             self._stopping.wait(_POLL_SECONDS)
+            demand.rest()
         background.finish()
         for server in servers:
             server.join()

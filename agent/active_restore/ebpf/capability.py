@@ -32,11 +32,6 @@ def require() -> None:
         raise problem
 
 
-def is_likely() -> bool:
-    """Whether it is worth trying to load the programs, found out in a millisecond; ``auto`` goes by that and by the trial."""
-    return not any(next(_problem(check), None) for check in (check_processor, check_lsm, check_permission, program.find_bcc))
-
-
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
     for check in (check_processor, check_lsm, check_permission, check_hooks, program.find_bcc):

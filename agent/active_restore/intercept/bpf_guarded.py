@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from active_restore.intercept.base import Interceptor, Territory
-    from active_restore.model import Fault, Gate
+    from active_restore.model import Fault, Gate, Task
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +118,10 @@ class GuardedBpfInterceptor:
     def passage(self) -> int:
         """One mount for both."""
         return self._guard.passage()
+
+    def describe(self, fault: Fault) -> Task:
+        """Each knows its own."""
+        return (self._both()[0] if fault.ticket >= FIRST_TICKET else self._guard).describe(fault)
 
     def leave(self) -> None:
         """The keepers go on guarding."""

@@ -314,6 +314,10 @@ class BpfInterceptor:
             self._mount = PrivateMount(self._territory.root)
         return self._mount.root
 
+    def describe(self, fault: Fault) -> Task:
+        """The programs have told."""
+        return fault.task
+
     def leave(self) -> None:
         """Parked threads are let go and stopped by the hooks, because nobody is there to spin for."""
         self._quiet()

@@ -22,12 +22,11 @@ def choose(name: InterceptorName, restore_id: str) -> Interceptor:
     """
     if pins.are_left(restore_id):
         return GuardedBpfInterceptor(required=name == "bpf")
-    if name == "bpf":
-        capability.require()
-        return GuardedBpfInterceptor(required=True)
-    if name == "auto" and capability.is_likely():
-        return GuardedBpfInterceptor(required=False)
-    return FanotifyInterceptor()
+    if name != "bpf":
+        # auto, too, until whole restores have been held by BPF as long and as often as by fanotify.
+        return FanotifyInterceptor()
+    capability.require()
+    return GuardedBpfInterceptor(required=True)
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:

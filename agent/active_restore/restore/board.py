@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PAUSED = 0
 _STOPPING = 1
@@ -26,10 +32,11 @@ class Board:
         self.rows = rows
         self._map = mmap.mmap(fd, _HEADER_BYTES + 2 * max(rows, 1))
         view = memoryview(self._map)
+        self._marked = np.zeros(rows, bool)
+        self._states = np.frombuffer(view[_HEADER_BYTES : _HEADER_BYTES + rows], np.uint8)
         self._words = view[:_HEADER_BYTES].cast("Q")
         self.state = view[_HEADER_BYTES : _HEADER_BYTES + rows]
         self.urgent = view[_HEADER_BYTES + rows : _HEADER_BYTES + 2 * rows]
-        self._views = (self._words, self.state, self.urgent, view)
 
     @classmethod
     def create(cls, rows: int) -> Board:
@@ -38,12 +45,18 @@ class Board:
         os.ftruncate(fd, _HEADER_BYTES + 2 * max(rows, 1))
         return cls(fd, rows)
 
-    def close(self) -> None:
-        """Unmap and close."""
-        for view in self._views:
-            view.release()
-        self._map.close()
-        os.close(self.fd)
+    def note_marked(self, rows: Sequence[int], *, marked: bool) -> None:
+        """The markers of these are there, or were seen to go. Known in the process that is told alone."""
+        self._marked[np.asarray(rows, np.int64)] = marked
+
+    def maybe_marked(self) -> list[int]:
+        """Rows whose marker was not seen to go, in order."""
+        found: list[int] = np.flatnonzero(self._marked).tolist()
+        return found
+
+    def conclude(self, rows: Sequence[int], state: int) -> None:
+        """Set the state of many rows that nobody fills any more."""
+        self._states[np.asarray(rows, np.int64)] = state
 
     @property
     def paused(self) -> bool:

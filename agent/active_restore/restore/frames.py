@@ -1,6 +1,7 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id results`` and ``DURABLE rows`` come up.
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
+``UNMARKED rows`` come up.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, JOB, FILLED, DURABLE, UNMARK, STOP = range(6)
-# Results of a file in FILLED: (row, result, errno, detail).
-OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
+SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP = range(7)
+# What became of the others in FILLED: (row, result, errno, detail).
+SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")
 
 
@@ -29,5 +30,5 @@ def read_frame(stream: IO[bytes]) -> list[Any] | None:
     if len(head) < _LENGTH.size:
         return None
     body = stream.read(_LENGTH.unpack(head)[0])
-    words = msgpack.unpackb(body, strict_map_key=False)
+    words = msgpack.unpackb(body)
     return words if isinstance(words, list) else None

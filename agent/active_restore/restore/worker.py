@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux.files import sync_filesystem
-from active_restore.linux.process import die_with_parent, idle_io, name_thread
+from active_restore.linux.process import allow_many_files, die_with_parent, idle_io, name_thread
 from active_restore.model import FileRef
 from active_restore.placeholder import unmark
 from active_restore.restore import frames
@@ -107,6 +106,7 @@ class Syncer:
                 with contextlib.suppress(OSError):
                     unmark(inode)
                 os.close(inode)
+        self._upstream.send(frames.UNMARKED, rows)
 
     def close(self) -> None:
         """Make the rest durable and end ``run``."""
@@ -124,30 +124,32 @@ class Batch:
         self._filling: Filling | None = None
         self._at = -1
         self._claim = Claim.GONE
-        self.results: dict[int, tuple[int, int, int, str]] = {}
+        self.others: dict[int, tuple[int, int, int, str]] = {}
         self.filled: list[tuple[int, int, int]] = []
 
     def fill(self, reader: Reader) -> None:
-        """Fill all; every file gets a result. Raises ``Stopped``."""
+        """Fill all; every file gets into ``filled`` (row, O_PATH descriptor, size) or ``others``. Raises ``Stopped``."""
         try:
             for at, item in reader.read_many([file.ref for file in self._files]):
                 self._take(at, item)
         except SourceUnavailable as error:
             self._abort()
+            done = {row for row, _, _ in self.filled}
             for file in self._files:
-                self.results.setdefault(file.row, (file.row, frames.UNREACHABLE, 0, str(error)))
+                if file.row not in done:
+                    self.others.setdefault(file.row, (file.row, frames.UNREACHABLE, 0, str(error)))
         except BaseException:
             self._abort()
             raise
 
     def _take(self, at: int, item: Piece | ContentError | None) -> None:
         file = self._files[at]
-        if file.row in self.results:
+        if file.row in self.others:
             return
         try:
             if isinstance(item, ContentError):
                 self._abort()
-                self.results[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
+                self.others[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
                 return
             self._begin(at)
             if item is None:
@@ -156,7 +158,7 @@ class Batch:
                 self._write(file, item)
         except OSError as error:
             self._abort()
-            self.results[file.row] = (file.row, frames.DISK, error.errno or 5, error.strerror or "")
+            self.others[file.row] = (file.row, frames.DISK, error.errno or 5, error.strerror or "")
 
     def _begin(self, at: int) -> None:
         if self._at != at:
@@ -173,13 +175,13 @@ class Batch:
 
     def _end(self, file: FileRow) -> None:
         assert self._filling is not None
-        stripped = self._claim is Claim.UNMARKED and self._setup.board.state[file.row] == State.LAID
-        result = frames.GONE if self._claim is Claim.GONE or stripped else frames.SKIPPED
         if self._claim is Claim.OURS:
             self._filling.finish()
             self.filled.append((file.row, self._filling.keep_inode(), file.ref.size))
-            result = frames.OK
-        self.results[file.row] = (file.row, result, 0, "")
+        else:
+            stripped = self._claim is Claim.UNMARKED and self._setup.board.state[file.row] == State.LAID
+            result = frames.GONE if self._claim is Claim.GONE or stripped else frames.SKIPPED
+            self.others[file.row] = (file.row, result, 0, "")
         self._filling.close()
         self._filling, self._at = None, -1
 
@@ -218,7 +220,8 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
                 pass
             finally:
                 # In this order: the agent learns that a file is filled before it learns that it is durable.
-                upstream.send(frames.FILLED, number, list(batch.results.values()))
+                done = [row for row, _, _ in batch.filled]
+                upstream.send(frames.FILLED, number, done, list(batch.others.values()))
                 setup.syncer.add(batch.filled)
     setup.syncer.close()
 
@@ -240,8 +243,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     upstream = Upstream(sys.stdout.buffer)
     first = frames.read_frame(sys.stdin.buffer)
     if first is None:
@@ -254,7 +256,7 @@ def main() -> None:
     syncer.start()
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
-            files = [FileRow(row, FileRef(*ref), handle) for row, ref, handle in frame[2]]
+            files = [FileRow(row, FileRef(*ref), handle) for row, *ref, handle in frame[2]]
             jobs.put((frame[1], files))
         elif frame[0] == frames.UNMARK:
             setup.syncer.unmark(frame[1])
