@@ -13,9 +13,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, TargetError
-from active_restore.intercept import pins
 from active_restore.intercept.bpf_lsm import FIRST_TICKET, Beside, BpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
+from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,7 +85,7 @@ class GuardedBpfInterceptor:
         """Where one is missing, it is put back while the other one guards: the guard here, the programs by ``arm``."""
         assert self._bpf is not None
         self._guard_is_armed = self._guard.adopt(territory)
-        if not self._guard_is_armed and pins.are_left(territory.restore_id):
+        if not self._guard_is_armed and bpffs.pins(territory.restore_id).is_dir():
             self._guard.arm(territory)
             self._guard.laid()
         return self._bpf.adopt(territory)

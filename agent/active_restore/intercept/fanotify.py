@@ -90,7 +90,7 @@ class FanotifyInterceptor:
         self._leader = 0
 
     def arm(self, territory: Territory) -> None:
-        """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
+        """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
         try:
             group = fanotify.init(_INIT, _EVENT_FLAGS)
         except OSError as error:
@@ -111,7 +111,7 @@ class FanotifyInterceptor:
                 ledger.mask = mask
                 ledger.device = os.stat(territory.root).st_dev
                 crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
-                crew.start(watch_pid=crew.start())
+                crew.start()
                 self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)
             except OSError as error:
                 raise TargetError(
@@ -133,6 +133,9 @@ class FanotifyInterceptor:
     def laid(self) -> None:
         """Watch truncate(2) from now on (laying does that itself), and let the guard learn which inodes are plain."""
         link, territory = self._linked()
+        with self._relink:
+            # Started beside the laying: from now on there is something to lose.
+            self._need_standby(territory)
         self._mark(link.group, territory.root, link.ledger.mask)
         link.ledger.learn()
 
@@ -268,12 +271,14 @@ class FanotifyInterceptor:
         threading.Thread(target=self._keep_standby, name="standby", daemon=True).start()
 
     def _keep_standby(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
+        while True:
             with self._relink:
                 _, territory = self._linked()
                 if not self._ending:
                     with contextlib.suppress(CapabilityMissing, OSError):
                         self._need_standby(territory)
+            if self._ended.wait(_LOOK_SECONDS):
+                return
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
         """Answer. For readers the gate is a byte of the ledger; for all it is the marker, which the engine removes itself."""

@@ -21,29 +21,21 @@ from active_restore.linux.new_mount import mount_id
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
 
-_DIRECTORY = "active_restore"
 _SLOT, _VALUE = struct.Struct("=I"), struct.Struct("=Q")
 _MAPS = ("gate", "waiters", "orders", "state", "counts", "events", "commands", "cgroups")
 
 
 def directory(restore_id: str) -> Path:
     """Where the pins of a restore lie. Mounts bpffs where that is missing."""
-    return bpffs.mount() / _DIRECTORY / restore_id
+    bpffs.mount()
+    return bpffs.pins(restore_id)
 
 
-def are_left(restore_id: str) -> bool:
-    """Whether programs of this restore are pinned."""
-    return (bpffs.ROOT / _DIRECTORY / restore_id).is_dir()
-
-
-def abandon(restore_id: str, errno: int) -> bool:
-    """Without an agent: refuse all who wait and will come, with ``errno``; ``False`` where nothing is pinned."""
-    if not are_left(restore_id):
-        return False
+def abandon(restore_id: str, errno: int) -> None:
+    """Without an agent: refuse all who wait and will come, with ``errno``. Raises ``OSError`` where nothing is pinned."""
     with contextlib.closing(Pins(directory(restore_id))) as left:
         left.set_state("STATE_ABANDON", errno)
         resume_all({wait.tgid for wait in Waiters(left.maps["waiters"], left.maps["orders"]).all() if wait.stopped})
-    return True
 
 
 class Lock:

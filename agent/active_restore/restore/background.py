@@ -71,6 +71,11 @@ class WorkerProcess:
         }
         self.send(frames.SETUP, setup)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
         with contextlib.suppress(BrokenPipeError):
@@ -162,6 +167,10 @@ class Background:
     def count(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers now."""
+        return [worker.pid for worker in self._workers]
 
     def run(self, number: int) -> None:
         """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""

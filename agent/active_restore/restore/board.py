@@ -1,6 +1,6 @@
 """The board: state of every row and the wishes of the agent, in memory shared with the worker processes.
 
-One byte a row for its state and one for urgency; a header with pause, stop, rate and counters. Bytes are only changed by
+One byte a row for its state and one for urgency; a header with pause, stop, rates and counters. Bytes are only changed by
 whoever holds the exclusive flock on the inode of that row, so no lock is needed here.
 """
 
@@ -19,6 +19,9 @@ _PAUSED = 0
 _STOPPING = 1
 _RATE = 2
 _WORKERS = 3
+_PACE = 4
+_CONCURRENCY = 5
+_DROPPING = 6
 _MOVED = 8
 _MAX_WORKERS = 56
 _HEADER_BYTES = 512
@@ -93,6 +96,33 @@ class Board:
     @workers.setter
     def workers(self, value: int) -> None:
         self._words[_WORKERS] = value
+
+    @property
+    def pace_bytes_per_s(self) -> int:
+        """What manners allow all workers together, whatever the limit; 0 for all they can."""
+        return self._words[_PACE]
+
+    @pace_bytes_per_s.setter
+    def pace_bytes_per_s(self, value: int) -> None:
+        self._words[_PACE] = value
+
+    @property
+    def concurrency(self) -> int:
+        """How many workers may work at a time; they take turns."""
+        return min(self._words[_CONCURRENCY] or self.workers, self.workers) or 1
+
+    @concurrency.setter
+    def concurrency(self, value: int) -> None:
+        self._words[_CONCURRENCY] = value
+
+    @property
+    def dropping(self) -> bool:
+        """Whether what the background made durable should leave the page cache."""
+        return bool(self._words[_DROPPING])
+
+    @dropping.setter
+    def dropping(self, value: bool) -> None:
+        self._words[_DROPPING] = int(value)
 
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""

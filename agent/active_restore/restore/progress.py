@@ -82,6 +82,22 @@ class LaneCount:
     bytes: int = 0
 
 
+ThrottleReason = Literal["free", "disk", "processor", "memory", "demand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Manners of the background now: why it yields (or is free), its rate (0: all it can), and how many workers may work.
+
+    ``by`` is what tells others' requests from ours: ``bpf``, ``counts`` (an estimate), or nothing before the background runs.
+    """
+
+    reason: ThrottleReason = "free"
+    rate_bytes_per_s: int = 0
+    workers: int = 0
+    by: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
@@ -105,6 +121,7 @@ class Status:
     source_unreachable_s: float = 0.0
     lanes: dict[str, LaneCount] = field(default_factory=dict)
     waiting: tuple[Waiting, ...] = ()
+    throttle: Throttled = Throttled()
 
 
 @dataclass(frozen=True, slots=True)

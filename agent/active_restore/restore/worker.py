@@ -39,6 +39,9 @@ _LINGER_SECONDS = 0.5
 _SYNC_FILES = 2048
 _SYNC_BYTES = 128 << 20
 _FEW = 4
+# While others use the machine: each sync makes them wait, and so does much that is written at once.
+_MANNERLY_LINGER_SECONDS = 5.0
+_MANNERLY_SYNC_BYTES = 32 << 20
 
 
 class Upstream:
@@ -60,8 +63,9 @@ class Upstream:
 class Syncer:
     """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
 
-    def __init__(self, mount_fd: int, upstream: Upstream) -> None:
+    def __init__(self, mount_fd: int, upstream: Upstream, board: Board) -> None:
         self._mount = mount_fd
+        self._board = board
         self._upstream = upstream
         self._changed = threading.Condition()
         self._fresh: list[tuple[int, int]] = []
@@ -77,7 +81,8 @@ class Syncer:
             self._changed.notify_all()
 
     def _enough(self) -> bool:
-        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= _SYNC_BYTES
+        sync_bytes = _MANNERLY_SYNC_BYTES if self._board.pace_bytes_per_s else _SYNC_BYTES
+        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= sync_bytes
 
     def run(self) -> None:
         """Until ``close`` and nothing is left."""
@@ -86,7 +91,8 @@ class Syncer:
                 self._changed.wait_for(lambda: self._fresh or self._closing)
                 if not self._fresh:
                     return
-                self._changed.wait_for(self._enough, _LINGER_SECONDS)
+                linger_s = _MANNERLY_LINGER_SECONDS if self._board.pace_bytes_per_s else _LINGER_SECONDS
+                self._changed.wait_for(self._enough, linger_s)
                 batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
             if len(batch) <= _FEW:
                 for _, inode in batch:
@@ -202,8 +208,8 @@ class Setup:
         self.marker_prefix: bytes = words["marker_prefix"]
         self.board = Board(words["board_fd"], words["rows"])
         self.source = attach(words["recipe"], words["fds"])
-        self.pace = Pace(self.board)
-        self.syncer = Syncer(self.mount_fd, upstream)
+        self.pace = Pace(self.board, self.number)
+        self.syncer = Syncer(self.mount_fd, upstream, self.board)
 
 
 def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None], upstream: Upstream) -> None:
