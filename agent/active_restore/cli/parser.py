@@ -29,6 +29,9 @@ _COMMANDS = {
     "release": "release",
     "manifest": "manifest",
     "config": "config",
+    "agent": "agent",
+    "run": "run",
+    "install": "install",
     "fleet": "fleet",
 }
 _EXIT_CODES = """\

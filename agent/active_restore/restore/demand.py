@@ -207,6 +207,7 @@ class Demand:
 
     def _fill(self, filling: Filling) -> None:
         file = filling.file
+        self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
             truncates = all(fault.intent is Intent.TRUNCATE for fault in self._waiting.get(file.row, ()))
         if truncates and file.ref.size > _TRUNCATE_AT_ONCE_BYTES:
