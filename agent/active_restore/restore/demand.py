@@ -98,7 +98,6 @@ class Demand:
 
     def warm_up(self) -> None:
         """Called by each thread that will serve faults: the first one need not wait until everything is open."""
-        self._exempt_this_thread()
         self._shop.catalog.file(0)
         with contextlib.suppress(ActiveRestoreError):
             self._reader()
