@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from active_restore.control.registry import directory_name
 from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
-from active_restore.intercept import keepers
+from active_restore.intercept.choose import abandon
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.restore import target as targets
@@ -24,6 +24,7 @@ from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.run import Run
 from active_restore.source.open import open_source
+from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from active_restore.config import RestoreOptions
     from active_restore.control.server import Commands
     from active_restore.restore.progress import Reporter
+    from active_restore.source.base import Source
 
 _TICK_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0001
@@ -58,9 +60,18 @@ def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str],
 
 
 def resume(
-    target: str, reporter: Reporter, env: Mapping[str, str], link: Link | None = None, *, source: str | None = None
+    target: str,
+    reporter: Reporter,
+    env: Mapping[str, str],
+    link: Link | None = None,
+    *,
+    source: str | None = None,
+    wait_for_source: bool = False,
 ) -> Done:
-    """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved)."""
+    """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved).
+
+    With ``wait_for_source`` the guard stands before the source is opened, and a source that is away is waited for.
+    """
     started = time.monotonic()
     targets.need_root()
     real = os.path.realpath(target)
@@ -71,7 +82,7 @@ def resume(
         job = _find_job(name, real)
         if source:
             job = job.with_source(source)
-        return _see_through(job, reporter, env, started, link)
+        return _see_through(job, reporter, env, started, link, wait_for_source=wait_for_source)
 
 
 def release(target: str) -> None:
@@ -81,7 +92,7 @@ def release(target: str) -> None:
     name = directory_name(real)
     job = load(name)
     with only_agent(name):
-        keepers.abandon(str(job.run_dir), errno.EIO)
+        abandon(str(job.run_dir), job.restore_id, errno.EIO)
 
 
 def _find_job(name: str, target: str) -> Job:
@@ -103,18 +114,36 @@ def _refuse_second(name: str, target: str) -> None:
         )
 
 
-def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float, link: Link | None) -> Done:
+def _see_through(
+    job: Job,
+    reporter: Reporter,
+    env: Mapping[str, str],
+    started: float,
+    link: Link | None,
+    *,
+    wait_for_source: bool = False,
+) -> Done:
     with contextlib.ExitStack() as stack:
         layer = None
         if job.phase in ("planning", "laying"):
             # Before the source: deriving its key takes as long as this process needs to start.
             layer = stack.enter_context(contextlib.closing(LayerProcess()))
-        source = stack.enter_context(contextlib.closing(open_source(job.options.source, env)))
+        source = stack.enter_context(contextlib.closing(_open(job, env, wait=wait_for_source)))
         job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        job.stopped.unlink(missing_ok=True)
         run = Run(job, source, layer, reporter, started)
         if link is not None:
             link.begin(job.restore_id, job.options.source, run)
         return asyncio.run(_drive(run, job, reporter))
+
+
+def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
+    turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
+    if not wait or job.phase not in ("revealing", "restoring", "refusing"):
+        return open_source(job.options.source, env, turnstile)
+    from active_restore.source.later import LaterSource
+
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
@@ -135,6 +164,7 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
         run.forget_failure()
         raise outcome
     if outcome is None:
+        job.stopped.touch()
         raise Interrupted("interrupted", f"go on with: active-restore resume {job.options.target}")
     run.forget()
     return outcome
