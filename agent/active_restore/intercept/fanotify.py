@@ -231,9 +231,6 @@ class FanotifyInterceptor:
                     self._led_since = 0.0
         elif not self._ending:
             self._reconnect(link)
-            if link.ledger.disarmed:
-                # Not again and again: the end is near, and it needs the processor, too.
-                self._ended.wait(_LOOK_AFTER_SECONDS)
         return True
 
     def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
@@ -251,8 +248,7 @@ class FanotifyInterceptor:
             if self._ending or self._link is not lost:
                 return
             _, territory = self._linked()
-            link = self._find_successor(territory)
-            if link is None:
+            if (link := self._find_successor(territory)) is None:
                 return
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
@@ -265,10 +261,7 @@ class FanotifyInterceptor:
             link.ledger.close()
 
     def _find_successor(self, territory: Territory) -> keepers.Link | None:
-        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over.
-
-        ``None`` where nothing is left to guard: then whoever stands by ends instead of taking over.
-        """
+        """A standby accepts when it has taken over; where both died, a new one does. ``None``: nothing is left to guard."""
         while not self._linked()[0].ledger.disarmed:
             try:
                 self._need_standby(territory)
@@ -276,6 +269,7 @@ class FanotifyInterceptor:
             except (CapabilityMissing, OSError):
                 # One that was just starting was killed, too, or the machine is out of memory: tasks wait, we try again.
                 self._ended.wait(_LOOK_SECONDS)
+        self._ended.wait(_LOOK_AFTER_SECONDS)
         return None
 
     def _need_standby(self, territory: Territory) -> None:
