@@ -21,6 +21,7 @@ from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
 from active_restore.linux.process import hurry
+from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
 from active_restore.restore.demand import Answers, Demand, Workshop
@@ -64,6 +65,7 @@ class Run:
         self._shop: Workshop | None = None
         self._demand: Demand | None = None
         self._background: Background | None = None
+        self._predicted: PredictedLane | None = None
         self._threads: list[threading.Thread] = []
         self._problems = 0
 
@@ -138,7 +140,9 @@ class Run:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
-        demand = self._demand = Demand(shop, answers, self._source.reader, self._job.options.fault_timeout_s)
+        options = self._job.options
+        lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
+        demand = self._demand = Demand(shop, answers, self._source.reader, options.fault_timeout_s, lane.on_served)
         self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -150,7 +154,7 @@ class Run:
         notify("READY=1")
         sync_filesystem(passage)
         self._job = self._job.in_phase("restoring")
-        self._fill(shop, demand, interceptor)
+        self._fill(shop, demand, interceptor, lane)
         return self._end(shop, interceptor, demand)
 
     def _open_shop(self, mount: int) -> Workshop:
@@ -170,7 +174,7 @@ class Run:
         settler = Settler(mount, catalog, board, tally.done)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
-    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
+    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
         hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
@@ -178,12 +182,14 @@ class Run:
         unfinished = (State.LAID, State.REFUSED)
         rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
         background.queue.load(rows)
+        lane.start(hooks)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
         for server in servers:
             server.start()
         while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
             self._stopping.wait(_POLL_SECONDS)
         background.finish()
+        lane.finish()
         for server in servers:
             server.join()
 
@@ -307,6 +313,7 @@ class Run:
             source_unreachable_s=demand.unreachable_s,
             lanes=lanes,
             waiting=tuple(demand.waiting()),
+            predictions=self._predicted.counts() if self._predicted else {},
         )
 
 

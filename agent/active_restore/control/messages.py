@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from active_restore.control.names import path_fields, plain
 from active_restore.errors import ActiveRestoreError, UsageError
 from active_restore.model import Task
-from active_restore.restore.progress import LaneCount, Phase, Status, Waiting
+from active_restore.restore.progress import LaneCount, Phase, PredictionCount, Status, Waiting
 
 VERSION = 1
 MAX_LINE_BYTES = 2 << 20
@@ -134,6 +135,17 @@ class LaneText(BaseModel):
     bytes: int
 
 
+class PredictionText(BaseModel):
+    """What became of a kind of prediction, see ``progress.PredictionCount``."""
+
+    made: int
+    hit: int
+    late: int
+    wasted: int
+    dropped: int
+    allowance: int
+
+
 class StatusText(BaseModel):
     """A status, see ``progress.Status``; ``target`` and ``source`` are for people."""
 
@@ -156,6 +168,7 @@ class StatusText(BaseModel):
     source_unreachable_s: float
     lanes: dict[str, LaneText]
     waiting: list[WaitingText]
+    predictions: dict[str, PredictionText] = {}
 
     @classmethod
     def of(cls, status: Status) -> StatusText:
@@ -180,11 +193,13 @@ class StatusText(BaseModel):
             source_unreachable_s=status.source_unreachable_s,
             lanes={name: LaneText(files=lane.files, bytes=lane.bytes) for name, lane in status.lanes.items()},
             waiting=[WaitingText.waiting(waiting) for waiting in status.waiting[:MAX_WAITING]],
+            predictions={name: PredictionText(**asdict(count)) for name, count in status.predictions.items()},
         )
 
     def to_status(self) -> Status:
         """The status of this text."""
-        plain_fields = {name: getattr(self, name) for name in StatusText.model_fields if name not in ("lanes", "waiting")}
+        composed = ("lanes", "waiting", "predictions")
+        plain_fields = {name: getattr(self, name) for name in StatusText.model_fields if name not in composed}
         return Status(
             **plain_fields,
             lanes={name: LaneCount(lane.files, lane.bytes) for name, lane in self.lanes.items()},
@@ -192,6 +207,7 @@ class StatusText(BaseModel):
                 Waiting(text.to_bytes(), Task(text.task.tid, text.task.tgid, text.task.comm), text.waited_ms)
                 for text in self.waiting
             ),
+            predictions={name: PredictionCount(**count.model_dump()) for name, count in self.predictions.items()},
         )
 
 

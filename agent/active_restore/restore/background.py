@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from active_restore.restore.demand import Workshop
     from active_restore.source.base import Handover
 
+_MODULE = "active_restore.restore.worker"
 _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
 _JOBS_AHEAD = 2
@@ -47,11 +48,14 @@ class Hooks(NamedTuple):
 
 
 class WorkerProcess:
-    """One worker and its streams."""
+    """One worker and its streams. ``module`` is what it runs, ``more`` what that needs besides in its first frame."""
 
-    def __init__(self, number: int, shop: Workshop, handover: Handover) -> None:
+    def __init__(
+        self, number: int, shop: Workshop, handover: Handover, module: str = _MODULE, more: dict[str, Any] | None = None
+    ) -> None:
+        self._sending = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "active_restore.restore.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds],
@@ -69,12 +73,13 @@ class WorkerProcess:
             "rows": shop.board.rows,
             "recipe": handover.recipe,
             "fds": list(handover.fds),
+            **(more or {}),
         }
         self.send(frames.SETUP, setup)
 
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
-        with contextlib.suppress(BrokenPipeError):
+        with self._sending, contextlib.suppress(BrokenPipeError):
             frames.write_frame(self._down, *words)
 
     def receive(self) -> list[Any] | None:
@@ -92,8 +97,10 @@ class WorkerProcess:
 class Queue:
     """Rows that nobody has asked for yet, in order, with promoted and returned rows before all others."""
 
-    def __init__(self, shop: Workshop) -> None:
+    def __init__(self, shop: Workshop, batch_files: int = _BATCH_FILES, batch_bytes: int = _BATCH_BYTES) -> None:
         self._shop = shop
+        self._batch_files = batch_files
+        self._batch_bytes = batch_bytes
         self._lock = threading.Lock()
         self._rows = array("I")
         self._next = 0
@@ -119,13 +126,13 @@ class Queue:
     def batch(self) -> list[FileRow]:
         """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
         rows: list[int] = []
-        while len(rows) < _BATCH_FILES and (row := self._pop()) is not None:
+        while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
         files = self._shop.catalog.files(rows) if rows else []
         size = 0
         for position, file in enumerate(files):
-            if size >= _BATCH_BYTES:
+            if size >= self._batch_bytes:
                 self._put_first([one.row for one in files[position:]])
                 return files[:position]
             size += file.ref.size
@@ -168,7 +175,7 @@ class Background:
         """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""
         pause = _FIRST_PAUSE_S
         try:
-            while not self._serve(session := _Session(self._workers[number], self._shop, self._hooks, self.queue)):
+            while not self._serve(session := Session(self._workers[number], self._shop, self._hooks, self.queue)):
                 pause = _FIRST_PAUSE_S if session.accomplished else min(2 * pause, _LAST_PAUSE_S)
                 self._shop.reporter.event(Notice("a worker process died and is replaced"))
                 with self._wake:
@@ -178,7 +185,7 @@ class Background:
         finally:
             self._workers[number].close()
 
-    def _serve(self, session: _Session) -> bool:
+    def _serve(self, session: Session) -> bool:
         """``False`` when the worker died before its work was done."""
         try:
             session.greet()
@@ -191,7 +198,7 @@ class Background:
         finally:
             session.end()
 
-    def _rest(self, session: _Session) -> None:
+    def _rest(self, session: Session) -> None:
         """Nothing to hand out: sleep until there is, or a while after trouble."""
         with self._wake:
             self._wake.wait_for(lambda: self._finished or self.queue or self._shop.board.stopping, _RETRY_SECONDS)
@@ -214,10 +221,11 @@ class Background:
             self._wake.notify_all()
 
 
-class _Session:
+class Session:
     """The conversation with one living worker."""
 
-    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue) -> None:
+    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue, lane: Lane = Lane.BACKGROUND) -> None:
+        self._lane = lane
         self._worker = worker
         self._shop = shop
         self._hooks = hooks
@@ -271,7 +279,12 @@ class _Session:
             self._filled(*words)
         elif kind == frames.DURABLE:
             self._durable(words[0])
+        else:
+            self._other(kind, words)
         return True
+
+    def _other(self, kind: int, words: list[Any]) -> None:
+        """A frame that ordinary workers do not send."""
 
     def _filled(self, number: int, results: list[list[Any]]) -> None:
         files = {file.row: file for file in self._jobs.pop(number)}
@@ -290,7 +303,7 @@ class _Session:
                 self._trouble(row, code, detail)
         # A stopped worker leaves files without a result: they are still placeholders.
         self._queue.put_back(list(files))
-        self._shop.tally.filled(Lane.BACKGROUND, count, size)
+        self._shop.tally.filled(self._lane, count, size)
 
     def _trouble(self, row: int, code: int, detail: str) -> None:
         if not self._troubled:

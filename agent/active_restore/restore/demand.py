@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -67,10 +67,25 @@ class Workshop(NamedTuple):
     reporter: Reporter
 
 
+class Served(Protocol):
+    """Is told of each row that tasks opened, after they went on; must not block."""
+
+    def __call__(self, row: int, *, was_there: bool) -> None:
+        """``was_there``: its content was complete before the task came."""
+
+
 class Demand:
     """``on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
 
-    def __init__(self, shop: Workshop, answers: Answers, open_reader: Callable[[], Reader], fault_timeout_s: float) -> None:
+    def __init__(
+        self,
+        shop: Workshop,
+        answers: Answers,
+        open_reader: Callable[[], Reader],
+        fault_timeout_s: float,
+        on_served: Served,
+    ) -> None:
+        self._on_served = on_served
         self._shop = shop
         self._answers = answers
         self._open_reader = open_reader
@@ -97,6 +112,7 @@ class Demand:
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
             self._answers.release(row, Gate.READ, [fault])
+            self._on_served(row, was_there=True)
             return
         with self._lock:
             if known:
@@ -162,6 +178,7 @@ class Demand:
                 claim = Claim.FILLED_ALREADY
             if claim is Claim.FILLED_ALREADY:
                 self._let_go_on(file, filling)
+                self._on_served(row, was_there=False)
             else:
                 self._conclude(file, filling)
         except ContentError as error:

@@ -83,6 +83,21 @@ class LaneCount:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionCount:
+    """What became of one kind of guess: ``made`` is how many, ``hit`` how many were there in time, ``late`` how many not.
+
+    ``wasted`` is how many nobody wanted, ``dropped`` how many were not allowed, ``allowance`` how many may be open at once.
+    """
+
+    made: int = 0
+    hit: int = 0
+    late: int = 0
+    wasted: int = 0
+    dropped: int = 0
+    allowance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
 
@@ -105,6 +120,7 @@ class Status:
     source_unreachable_s: float = 0.0
     lanes: dict[str, LaneCount] = field(default_factory=dict)
     waiting: tuple[Waiting, ...] = ()
+    predictions: dict[str, PredictionCount] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -223,24 +223,31 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
     setup.syncer.close()
 
 
-def _work(name: str, upstream: Upstream, work: Callable[[], None]) -> None:
+def work(name: str, upstream: Upstream, task: Callable[[], None]) -> None:
     """Run one thread of the worker. What it cannot handle ends the process: the agent takes over what was filled."""
     name_thread(name)
     upstream.send(frames.HELLO, threading.get_native_id())
     try:
-        work()
+        task()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def main() -> None:
-    """Serve until the agent says stop or ends."""
+Begin: TypeAlias = "Callable[[dict[str, Any], Setup, Upstream], Callable[[list[Any]], None]]"
+
+
+def _nothing_more(_words: dict[str, Any], _setup: Setup, _upstream: Upstream) -> Callable[[list[Any]], None]:
+    return lambda frame: None
+
+
+def serve(nice: int, begin: Begin = _nothing_more) -> None:
+    """Serve until the agent says stop or ends. ``begin`` is given the words of the first frame; what it gives is told each."""
     die_with_parent(signal.SIGKILL)
     # A signal to the whole process group is for the agent, which ends us in good order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
+    os.nice(nice)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     upstream = Upstream(sys.stdout.buffer)
@@ -249,10 +256,11 @@ def main() -> None:
         return
     setup = Setup(first[1], upstream)
     jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None] = queue.SimpleQueue()
-    filler = threading.Thread(target=_work, args=("ar-fill", upstream, lambda: _fill_jobs(setup, jobs, upstream)))
-    syncer = threading.Thread(target=_work, args=("ar-sync", upstream, setup.syncer.run))
+    filler = threading.Thread(target=work, args=("ar-fill", upstream, lambda: _fill_jobs(setup, jobs, upstream)))
+    syncer = threading.Thread(target=work, args=("ar-sync", upstream, setup.syncer.run))
     filler.start()
     syncer.start()
+    more = begin(first[1], setup, upstream)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
             files = [FileRow(row, FileRef(*ref), handle) for row, ref, handle in frame[2]]
@@ -261,6 +269,7 @@ def main() -> None:
             setup.syncer.unmark(frame[1])
         elif frame[0] == frames.STOP:
             jobs.put(None)
+        more(frame)
     if not filler.is_alive() and not syncer.is_alive():
         return
     # The agent is gone in the middle: markers stay where nothing was noted, so nothing is lost.
@@ -268,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_NICE)
