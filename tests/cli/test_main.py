@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "restore", "resume", "status", "promote", "pause", "continue", "limit", "verify", "doctor", "release", "manifest",
+    "config",
 )  # fmt: skip
 COMMAND = [sys.executable, "-c", "from active_restore.cli.main import run; run()"]
 
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ACTIVE_RESTORE_CONFIG", str(tmp_path / "agent.toml"))
     monkeypatch.setenv("ACTIVE_RESTORE_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("ACTIVE_RESTORE_RUN", str(tmp_path / "run"))
     return tmp_path / "state"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from active_restore.cli.quantities import count, duration, parse_rate, percent, size, waited
+from active_restore.cli.quantities import count, duration, percent, size, waited
 from active_restore.errors import UsageError
+from active_restore.rate import parse_rate
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class Rig:
         self._commands: list[Command] = []
         self.env = {
             **os.environ,
+            "ACTIVE_RESTORE_CONFIG": str(place / "agent.toml"),
             "ACTIVE_RESTORE_STATE": str(place / "state"),
             "ACTIVE_RESTORE_RUN": str(place / "run"),
             "PYTHONPATH": str(ROOT / "agent"),

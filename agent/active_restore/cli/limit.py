@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from active_restore.cli import command
-from active_restore.cli.quantities import parse_rate, size
+from active_restore.cli.quantities import size
 from active_restore.control.client import ControlClient
 from active_restore.control.names import shown
+from active_restore.rate import parse_rate
 
 if TYPE_CHECKING:
     import argparse

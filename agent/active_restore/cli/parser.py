@@ -6,13 +6,26 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 import active_restore
-from active_restore.cli import doctor, limit, manifest, pause, proceed, promote, release, restore, resume, status, verify
+from active_restore.cli import (
+    config,
+    doctor,
+    limit,
+    manifest,
+    pause,
+    proceed,
+    promote,
+    release,
+    restore,
+    resume,
+    status,
+    verify,
+)
 from active_restore.errors import UsageError
 
 if TYPE_CHECKING:
     from active_restore.cli.command import Subcommands
 
-_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest)
+_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest, config)
 _EXIT_CODES = """\
 exit codes:
   0  all is well            10  no repository there     15  source unavailable

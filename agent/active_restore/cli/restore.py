@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, get_args
 
 from active_restore.cli import command
 from active_restore.cli.printers.choice import reporter
-from active_restore.cli.quantities import parse_rate
 from active_restore.config import Existing, InterceptorName, RestoreOptions
 from active_restore.errors import UsageError
+from active_restore.rate import parse_rate
+from active_restore.settings.file import load
 
 if TYPE_CHECKING:
     from active_restore.cli.command import Subcommands
     from active_restore.restore.progress import Done, Reporter
+    from active_restore.settings.tables import RestoreTable
 
 PARTLY = 3
 """Exit code: finished, but some files were refused."""
@@ -29,15 +31,13 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--existing",
         choices=get_args(Existing),
-        default="refuse",
-        help="what to do where TARGET is not empty: refuse it, or keep what matches by metadata or by content",
+        help="what to do where TARGET is not empty: refuse it (default), or keep what matches by metadata or by content",
     )
-    parser.add_argument("--limit", default="0", metavar="RATE", help="limit of the background, like 50MB/s (default: none)")
-    parser.add_argument("--interceptor", choices=get_args(InterceptorName), default="auto", help="what holds tasks")
+    parser.add_argument("--limit", metavar="RATE", help="limit of the background, like 50MB/s (default: none)")
+    parser.add_argument("--interceptor", choices=get_args(InterceptorName), help="what holds tasks (default: auto)")
     parser.add_argument(
         "--fault-timeout",
         type=float,
-        default=600.0,
         metavar="S",
         help="seconds that tasks wait for a source that cannot be reached (default: 600)",
     )
@@ -48,28 +48,34 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore."""
+    options = _options(arguments, load().restore)
+    # Only now: it brings every library with it, and what is mistyped should be told at once.
+    import active_restore.agent as agent
+
+    with reporter(as_json=arguments.json) as told:
+        return finish(agent.restore(options, told, os.environ), told)
+
+
+def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOptions:
+    """The job: what the command line says, else what the configuration file says."""
     command.selection(arguments)  # a pattern that is wrong is told before anything else is tried
-    if not arguments.fault_timeout > 0:
+    fault_timeout_s = defaults.fault_timeout if arguments.fault_timeout is None else arguments.fault_timeout
+    if not fault_timeout_s > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
     snapshot, subfolder = arguments.snapshot
-    options = RestoreOptions(
+    return RestoreOptions(
         source=arguments.source,
         target=command.absolute(arguments.target),
         snapshot=snapshot,
         subfolder=subfolder,
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
-        existing=arguments.existing,
-        interceptor=arguments.interceptor,
-        limit_bytes_per_s=parse_rate(arguments.limit),
-        fault_timeout_s=arguments.fault_timeout,
+        existing=arguments.existing or defaults.existing,
+        interceptor=arguments.interceptor or defaults.interceptor,
+        limit_bytes_per_s=defaults.limit if arguments.limit is None else parse_rate(arguments.limit),
+        fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
     )
-    # Only now: it brings every library with it, and what is mistyped should be told at once.
-    import active_restore.agent as agent
-
-    with reporter(as_json=arguments.json) as told:
-        return finish(agent.restore(options, told, os.environ), told)
 
 
 def finish(done: Done, told: Reporter) -> int:
