@@ -1,6 +1,6 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs e2fsprogs gcc libc6-dev libcap2-bin make perl-base python3-bpfcc python3-venv restic strace util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs chromium e2fsprogs gcc libc6-dev libcap2-bin make mosquitto perl-base python3-bpfcc python3-venv restic strace util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

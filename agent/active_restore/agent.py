@@ -10,13 +10,14 @@ import secrets
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from active_restore.control.registry import directory_name
 from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
 from active_restore.intercept import keepers
 from active_restore.linux.notify import notify
+from active_restore.linux.process import allow_many_files
 from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
 from active_restore.restore.layer_process import LayerProcess
@@ -28,13 +29,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from active_restore.config import RestoreOptions
+    from active_restore.control.server import Commands
     from active_restore.restore.progress import Reporter
 
 _TICK_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0005
 
 
-def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str]) -> Done:
+class Link(Protocol):
+    """What wants to know which restore it is that a reporter hears of, and how to steer it."""
+
+    def begin(self, restore_id: str, source: str, commands: Commands) -> None:
+        """Called once, before the work begins; must not wait."""
+
+
+def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str], link: Link | None = None) -> Done:
     """Begin a restore and see it through. Raises ``ActiveRestoreError``; ``Interrupted`` leaves it resumable."""
     started = time.monotonic()
     targets.need_root()
@@ -45,10 +54,12 @@ def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str])
         if options.existing == "refuse":
             targets.check_empty(options.target)
         job = Job(name, secrets.token_hex(8), options)
-        return _see_through(job, reporter, env, started)
+        return _see_through(job, reporter, env, started, link)
 
 
-def resume(target: str, reporter: Reporter, env: Mapping[str, str], *, source: str | None = None) -> Done:
+def resume(
+    target: str, reporter: Reporter, env: Mapping[str, str], link: Link | None = None, *, source: str | None = None
+) -> Done:
     """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved)."""
     started = time.monotonic()
     targets.need_root()
@@ -60,7 +71,7 @@ def resume(target: str, reporter: Reporter, env: Mapping[str, str], *, source: s
         job = _find_job(name, real)
         if source:
             job = job.with_source(source)
-        return _see_through(job, reporter, env, started)
+        return _see_through(job, reporter, env, started, link)
 
 
 def release(target: str) -> None:
@@ -92,7 +103,7 @@ def _refuse_second(name: str, target: str) -> None:
         )
 
 
-def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float) -> Done:
+def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float, link: Link | None) -> Done:
     with contextlib.ExitStack() as stack:
         layer = None
         if job.phase in ("planning", "laying"):
@@ -101,6 +112,8 @@ def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: 
         source = stack.enter_context(contextlib.closing(open_source(job.options.source, env)))
         job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         run = Run(job, source, layer, reporter, started)
+        if link is not None:
+            link.begin(job.restore_id, job.options.source, run)
         return asyncio.run(_drive(run, job, reporter))
 
 
@@ -108,6 +121,8 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
     """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
     # A demand thread never waits longer than this for a thread of ours that computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # One for each file that is filled and not durable yet.
+    allow_many_files()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)

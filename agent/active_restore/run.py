@@ -139,10 +139,10 @@ class Run:
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.exempt)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.exempt)
         options = self._job.options
         lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
-        demand = self._demand = Demand(shop, answers, self._source.reader, options.fault_timeout_s, lane.on_served)
+        demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
         self._start("settler", lambda: _settle(shop.settler, interceptor))
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -188,6 +188,7 @@ class Run:
             server.start()
         while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
             self._stopping.wait(_POLL_SECONDS)
+            demand.rest()
         background.finish()
         lane.finish()
         for server in servers:
@@ -224,6 +225,8 @@ class Run:
         for thread in self._threads:
             thread.join()
         demand.close()
+        if self._predicted is not None:
+            self._predicted.close()
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name)

@@ -45,7 +45,7 @@ class Puppet:
             self.faults[fault.row].append(fault)
         intent = fault.intent.name.lower()
         handled = bool(fault.handle)
-        tell("fault", row=fault.row, intent=intent, tid=fault.task.tid, pid=tasks.group_of(fault.task.tid), handle=handled)
+        tell("fault", row=fault.row, intent=intent, tid=fault.task.tid, pid=tasks.describe(fault.task.tid).tgid, handle=handled)
 
     def take(self, row: int) -> list[Fault]:
         with self.lock:

@@ -41,7 +41,7 @@ def test_unknown_threads_are_writers() -> None:
         child.wait()
         assert tasks.intent(child.pid) is Intent.WRITE
         assert tasks.access_intent(child.pid) is Intent.WRITE
-        assert tasks.group_of(child.pid) == 0
+        assert tasks.describe(child.pid).tgid == 0
 
 
 def test_a_zombie_is_not_alive() -> None:

@@ -6,8 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, get_args
 
-from active_restore.cli import command
-from active_restore.cli.printers.choice import reporter
+from active_restore.cli import command, telling
 from active_restore.config import Existing, InterceptorName, RestoreOptions
 from active_restore.errors import UsageError
 from active_restore.rate import parse_rate
@@ -43,6 +42,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     )
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
+    telling.add_mqtt(parser)
     command.add_json(parser)
 
 
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Only now: it brings every library with it, and what is mistyped should be told at once.
     import active_restore.agent as agent
 
-    with reporter(as_json=arguments.json) as told:
-        return finish(agent.restore(options, told, os.environ), told)
+    with telling.told(arguments, options.target) as (told, link):
+        return finish(agent.restore(options, told, os.environ, link), told)
 
 
 def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOptions:

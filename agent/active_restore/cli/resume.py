@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from active_restore.cli import command
-from active_restore.cli.printers.choice import reporter
+from active_restore.cli import command, telling
 from active_restore.cli.restore import finish
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser = command.declare(commands, common, "resume", "go on with a restore that was interrupted", run)
     parser.add_argument("target", metavar="TARGET", help="the directory that is being restored")
     parser.add_argument("--source", metavar="SOURCE", help="where the backup is now, if it has moved")
+    telling.add_mqtt(parser)
     command.add_json(parser)
 
 
@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     import active_restore.agent as agent
 
     target = command.absolute(arguments.target)
-    with reporter(as_json=arguments.json) as told:
-        return finish(agent.resume(target, told, os.environ, source=arguments.source), told)
+    with telling.told(arguments, target) as (told, link):
+        return finish(agent.resume(target, told, os.environ, link, source=arguments.source), told)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from active_restore.model import Fault, Gate
+    from active_restore.model import Fault, Gate, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ class Interceptor(Protocol):
 
         Call it after ``arm`` or ``adopt``.
         """
+
+    def describe(self, fault: Fault) -> Task:
+        """Who waits or has just been let go, for people; call it before other faults of this thread are served."""
 
     def exempt(self, tid: int) -> None:
         """This thread of ours, or this single-threaded child, is not held where it opens from ``passage``."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from active_restore.intercept.base import Interceptor, Territory
-    from active_restore.model import Fault, Gate
+    from active_restore.model import Fault, Gate, Task
 
 
 class GuardedBpfInterceptor:
@@ -84,6 +84,10 @@ class GuardedBpfInterceptor:
     def passage(self) -> int:
         """The guard goes by mounts, BPF by threads."""
         return self._guard.passage()
+
+    def describe(self, fault: Fault) -> Task:
+        """Each knows its own."""
+        return (self._bpf if fault.ticket >= FIRST_TICKET else self._guard).describe(fault)
 
     def exempt(self, tid: int) -> None:
         """Both."""

@@ -295,6 +295,10 @@ class BpfInterceptor:
         """The programs go by threads: any directory of the file system will do."""
         return self._numbers.directory
 
+    def describe(self, fault: Fault) -> Task:
+        """The programs have told."""
+        return fault.task
+
     def exempt(self, tid: int) -> None:
         """Besides this whole process, which is exempt already."""
         if tid != os.getpid():

@@ -13,6 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from active_restore.intercept.ledger import Who
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.handles import HandleMaker
@@ -72,7 +73,8 @@ class Guard:
             # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
             self.answer(number, errno.EIO)
             return
-        if ledger.is_readable(row) and _only_reads(event):
+        intent = _intent(event)
+        if intent is Intent.READ and ledger.is_readable(row):
             self.answer(number, 0)
             return
         ledger.set_row(number, row)
@@ -81,7 +83,12 @@ class Guard:
             return
         offset, length = event.range or (-1, 0)
         handle = self._handles.of_fd(number)
-        self._forward(FaultPacket(number, row, handle, event.tid, time.monotonic_ns(), offset, length))
+        now = time.monotonic_ns()
+        ledger.note_task(number, Who(event.tid, 0, now, ""))
+        self._forward(FaultPacket(number, row, handle, event.tid, now, intent, offset, length))
+        # Only people want to know the names: they are looked up while the agent is at work.
+        _, tgid, comm = tasks.describe(event.tid)
+        ledger.note_task(number, Who(event.tid, tgid, now, comm))
 
     def _row_of(self, event: fanotify.Event) -> int | None:
         """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""
@@ -109,14 +116,14 @@ class Guard:
 
     def forget(self, number: int) -> None:
         """The event was answered, here or by the agent: free its number."""
+        # In this order: with its descriptor closed the number may be that of another event at once.
+        self._ledger.close_ticket(number)
         with contextlib.suppress(OSError):
             os.close(number)
-        self._ledger.close_ticket(number)
 
 
-def _only_reads(event: fanotify.Event) -> bool:
-    intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
-    return intent is Intent.READ
+def _intent(event: fanotify.Event) -> Intent:
+    return tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
 
 
 def answer(group: int, number: int, refusal: int) -> None:

@@ -4,7 +4,8 @@ It answers for all files that are no placeholders by itself, passes faults on to
 those that no agent has answered yet. A standby waits for its death and takes over: the group, the shared ledger and the
 listening socket were inherited by both. Everything is imported and locked into memory before the file system is marked.
 
-Not guaranteed: the one or two events that a keeper was just looking at when it was killed are refused with EAGAIN.
+Not guaranteed: the one or two events that a keeper was just looking at when it was killed are refused with EIO. (Not with
+EAGAIN: from read(2) many programs take that for "no data yet" and go on with what they have.)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
 from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
+from active_restore.model import Intent
 
 _LOOK_MS = 10_000
 # Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
@@ -64,10 +66,11 @@ class Keeper:
         for number in range(_FIRST_TICKET, ceiling + _UNNOTED):
             row = left.get(number)
             if row is not None:
-                self._held[number] = FaultPacket(number, row, b"", 0, 0, -1, 0)
+                since_ns = self._ledger.task(number).since_ns
+                self._held[number] = FaultPacket(number, row, b"", 0, since_ns, Intent.WRITE, -1, 0)
             elif number not in self._held:
                 # Read but not judged: which file it is cannot be known any more. An error is better than a hang.
-                answer(self._group, number, errno.EAGAIN)
+                answer(self._group, number, errno.EIO)
                 self._ledger.close_ticket(number)
         if self._ledger.refusal:
             self._abandon(self._ledger.refusal)

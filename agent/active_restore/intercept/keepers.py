@@ -63,7 +63,7 @@ class Keepers(NamedTuple):
             if watch >= 0:
                 os.close(watch)
         try:
-            words_back = os.read(ready_read, 32) if select.select([ready_read], [], [], _START_SECONDS)[0] else b""
+            words_back = os.read(ready_read, 32) if _readable(ready_read) else b""
             if not words_back:
                 process.kill()
                 raise CapabilityMissing("the keeper process did not start", f"see {log}; run: active-restore doctor")
@@ -72,6 +72,13 @@ class Keepers(NamedTuple):
             # The process that we started has forked the keeper and ended: the keeper is a child of init.
             process.wait()
         return int(words_back)
+
+
+def _readable(fd: int) -> bool:
+    # Not select(2): the agent has more descriptors than that knows.
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(_START_SECONDS * 1000))
 
 
 def _watch(pid: int) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
+from typing import NamedTuple
 
 _SETTING = 0
 _REFUSAL = 1
@@ -21,6 +23,9 @@ _DEVICE = 6
 _TICKETS = 16
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
+# Who waits: thread id, process id, CLOCK_MONOTONIC in ns, command name.
+_WHO = struct.Struct("=IIQ16s")
+_WHO_END = _WORDS_BYTES + _TICKET_SLOTS * _WHO.size
 # Rows beyond are served all the same, by the agent.
 _MAX_ROWS = 1 << 28
 _UNKNOWN = 1
@@ -28,6 +33,15 @@ _ROW_OFFSET = 2
 
 _LEARNING = 1
 _DISARMED = 2
+
+
+class Who(NamedTuple):
+    """The task of an event; ``tgid`` is 0 as long as nobody has looked, ``comm`` is its command name."""
+
+    tid: int
+    tgid: int
+    since_ns: int
+    comm: str
 
 
 class Ledger:
@@ -41,18 +55,20 @@ class Ledger:
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
         self._view = memoryview(self._map)
         self._words = self._view[:_WORDS_BYTES].cast("Q")
-        self._readable = self._view[_WORDS_BYTES:]
+        self._who = self._view[_WORDS_BYTES:_WHO_END]
+        self._readable = self._view[_WHO_END:]
 
     @classmethod
     def create(cls) -> Ledger:
         """A new, empty ledger. It is sparse: rows cost memory when they are filled."""
         fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(fd, _WORDS_BYTES + _MAX_ROWS)
+        os.ftruncate(fd, _WHO_END + _MAX_ROWS)
         return cls(fd)
 
     def close(self) -> None:
         """Unmap and close our descriptor."""
         self._words.release()
+        self._who.release()
         self._readable.release()
         self._view.release()
         self._map.close()
@@ -146,6 +162,16 @@ class Ledger:
     def set_row(self, number: int, row: int) -> None:
         """The event is about this placeholder."""
         self._words[_TICKETS + number] = row + _ROW_OFFSET
+
+    def note_task(self, number: int, who: Who) -> None:
+        """Who waits for this event."""
+        words = (who.tid, who.tgid, who.since_ns, who.comm.encode(errors="surrogateescape")[:16])
+        _WHO.pack_into(self._who, number * _WHO.size, *words)
+
+    def task(self, number: int) -> Who:
+        """Who waits for this event, as noted last."""
+        tid, tgid, since_ns, comm = _WHO.unpack_from(self._who, number * _WHO.size)
+        return Who(tid, tgid, since_ns, comm.rstrip(b"\0").decode(errors="replace"))
 
     def close_ticket(self, number: int) -> None:
         """The event was answered."""

@@ -22,13 +22,17 @@ _SO_RCVBUFFORCE = 33
 
 
 class FaultPacket(NamedTuple):
-    """A placeholder is wanted. ``number`` is the event's descriptor number in the keeper; offset -1: the open itself."""
+    """A placeholder is wanted. ``number`` is the event's descriptor number in the keeper; offset -1: the open itself.
+
+    ``intent`` is a ``model.Intent``.
+    """
 
     number: int
     row: int
     handle: bytes
     tid: int
     since_ns: int
+    intent: int
     offset: int
     length: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import threading
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def idle_io() -> None:
 def spare_from_oom_killer() -> None:
     """oom_score_adj -1000 for this process. Raises ``OSError`` without the privilege."""
     Path("/proc/self/oom_score_adj").write_text("-1000")
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open descriptors of this process to its hard limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def is_alive(tid: int) -> bool:

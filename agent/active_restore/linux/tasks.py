@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 import platform
 
+from active_restore.linux.libc import libc
 from active_restore.model import Intent, Task
 
 _ACCESS_MODE = 3
+_LOOKS = 200
 # System call number -> position of the open flags among its arguments; None: opens for reading (exec).
 # openat2 is left out on purpose: its flags lie in memory that another thread of the task may change.
 _X86_64: dict[int, int | None] = {2: 1, 257: 2, 304: 2, 59: None, 322: None}
 _AARCH64: dict[int, int | None] = {56: 2, 265: 2, 221: None, 281: None}
 # truncate(2) of x86-64, of 32-bit tasks (truncate, truncate64) and of arm64.
 _TRUNCATING = frozenset({76, 92, 193} if platform.machine() == "x86_64" else {45})
+_SYS_TGKILL = 234 if platform.machine() == "x86_64" else 131
 _OPENING = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine(), {})
+
+
+def _system_call(tid: int) -> list[bytes]:
+    """The words of ``/proc/TID/syscall`` (proc(5)) of a thread that waits or is about to: it may not be asleep yet."""
+    for _ in range(_LOOKS):
+        words = _read(f"/proc/{tid}/syscall").split()
+        if words != [b"running"]:
+            break
+    return words
 
 
 def _read(path: str) -> bytes:
@@ -39,7 +51,7 @@ def intent(tid: int) -> Intent:
     that mean something else here do not open files, so a wrong READ cannot come out.
     """
     try:
-        words = _read(f"/proc/{tid}/syscall").split()
+        words = _system_call(tid)
         position = _OPENING[int(words[0])]
         return Intent.READ if position is None else intent_of_flags(int(words[1 + position], 16))
     except (OSError, KeyError, ValueError, IndexError):
@@ -52,25 +64,24 @@ def access_intent(tid: int) -> Intent:
     Every other access needs a descriptor, and descriptors for writing are only given out once the file is settled.
     """
     try:
-        number = int(_read(f"/proc/{tid}/syscall").split()[0])
+        number = int(_system_call(tid)[0])
     except (OSError, ValueError, IndexError):
         return Intent.WRITE
     return Intent.WRITE if number in _TRUNCATING else Intent.READ
 
 
 def describe(tid: int) -> Task:
-    """Names of a thread for people. The thread group id is left out (0) here: see ``group_of``."""
-    try:
-        return Task(tid, 0, _read(f"/proc/{tid}/comm").rstrip(b"\n").decode(errors="replace"))
-    except OSError:
-        return Task(tid, 0, "")
-
-
-def group_of(tid: int) -> int:
-    """The thread group (process) id of a thread, 0 where the thread is gone."""
+    """Names of a thread for people; its thread group id is 0 where the thread is gone. Takes 20 us."""
     try:
         status = _read(f"/proc/{tid}/status")
     except OSError:
-        return 0
+        return Task(tid, 0, "")
     at = status.find(b"\nTgid:\t")
-    return int(status[at + 7 : status.index(b"\n", at + 7)]) if at >= 0 else 0
+    group = int(status[at + 7 : status.index(b"\n", at + 7)]) if at >= 0 else 0
+    # The kernel escapes newlines and backslashes here (proc(5)); nobody needs them back.
+    return Task(tid, group, status[6 : status.index(b"\n")].decode(errors="replace"))
+
+
+def is_ours(tid: int) -> bool:
+    """Whether a thread of this process has this id."""
+    return bool(libc.syscall(_SYS_TGKILL, os.getpid(), tid, 0) == 0)

@@ -63,6 +63,9 @@ class Book:
 
     def wanted(self, row: int, *, was_there: bool) -> None:
         """A task opened this file: it ``was_there``, or the task had to wait. Counts once for a prediction."""
+        if row not in self._open:
+            # Nearly always, and demand threads ask: no lock for it.
+            return
         with self._lock:
             entry = self._close(row)
             if entry is None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from active_restore.restore.demand import Workshop
     from active_restore.source.base import Handover
 
-_MODULE = "active_restore.restore.worker"
 _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
 _JOBS_AHEAD = 2
@@ -47,18 +46,27 @@ class Hooks(NamedTuple):
     refused: Callable[[int, bytes, int, str], None]
 
 
-class WorkerProcess:
-    """One worker and its streams. ``module`` is what it runs, ``more`` what that needs besides in its first frame."""
+class Role(NamedTuple):
+    """What a worker process runs; ``words`` go into its first frame, ``fds`` are inherited."""
 
-    def __init__(
-        self, number: int, shop: Workshop, handover: Handover, module: str = _MODULE, more: dict[str, Any] | None = None
-    ) -> None:
+    module: str
+    words: dict[str, Any]
+    fds: tuple[int, ...]
+
+
+_WORKER = Role("active_restore.restore.worker", {}, ())
+
+
+class WorkerProcess:
+    """One worker and its streams."""
+
+    def __init__(self, number: int, shop: Workshop, handover: Handover, role: Role = _WORKER) -> None:
         self._sending = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", "-m", role.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds],
+            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds, *role.fds],
             cwd="/",
         )
         assert self._process.stdin is not None
@@ -73,7 +81,7 @@ class WorkerProcess:
             "rows": shop.board.rows,
             "recipe": handover.recipe,
             "fds": list(handover.fds),
-            **(more or {}),
+            **role.words,
         }
         self.send(frames.SETUP, setup)
 

@@ -1,8 +1,9 @@
 """The demand lane: a fault comes in, its file is restored in the very same thread, its tasks go on.
 
-Faults of one inode are coalesced: the first thread works, the others only add their tasks to those who wait. Big files
-move to threads of their own, so that they never stand in the way of small ones. While the source cannot be reached, the
-files that are wanted wait in a list that one thread tries again; nobody is refused before ``fault_timeout_s``.
+Faults of one inode are coalesced: the first thread works, the others only add their tasks to those who wait. Whatever may
+take long (big files, remote sources, writers, who wait for the disk) moves to threads of its own, out of the way. While
+the source cannot be reached, the files that are wanted wait in a list that one thread tries again; nobody is refused
+before ``fault_timeout_s``.
 
 Every fault ends in a release or a refusal; an unexpected exception refuses with EIO and is reported.
 """
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux import tasks
-from active_restore.model import Fault, Gate, Intent, Lane
+from active_restore.linux.latency import Wakefulness
+from active_restore.model import Fault, Gate, Intent, Lane, Task
 from active_restore.placeholder import open_inode, unmark
 from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
 from active_restore.restore.settle import Filled, settle_for_writer
@@ -33,10 +35,14 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
     from active_restore.restore.settle import Settler
     from active_restore.restore.tally import Tally
-    from active_restore.source.base import Reader
+    from active_restore.source.base import Reader, Source
 
+# More is not restored in the thread that serves faults, and still more not side by side with many others.
+_QUICK_BYTES = 1 << 20
 _BULK_BYTES = 8 << 20
+_SLOW_THREADS = 16
 _BULK_THREADS = 4
+_AWAKE_SECONDS = 1.0
 # A task that truncates a file of at most this size gets it restored first: that keeps the old content should its open
 # fail after all, and costs nothing that anyone notices.
 _TRUNCATE_AT_ONCE_BYTES = 1 << 20
@@ -47,11 +53,12 @@ _LAST_RETRY_S = 15.0
 class Answers(NamedTuple):
     """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
 
-    ``exempt`` takes a thread id of ours that is about to open placeholders.
+    ``describe(fault)`` tells who waits; ``exempt`` takes a thread id of ours that is about to open placeholders.
     """
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
+    describe: Callable[[Fault], Task]
     exempt: Callable[[int], None]
 
 
@@ -77,25 +84,21 @@ class Served(Protocol):
 class Demand:
     """``on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
 
-    def __init__(
-        self,
-        shop: Workshop,
-        answers: Answers,
-        open_reader: Callable[[], Reader],
-        fault_timeout_s: float,
-        on_served: Served,
-    ) -> None:
+    def __init__(self, shop: Workshop, answers: Answers, source: Source, fault_timeout_s: float, on_served: Served) -> None:
         self._on_served = on_served
         self._shop = shop
         self._answers = answers
-        self._open_reader = open_reader
+        self._source = source
         self._timeout_ns = int(fault_timeout_s * 1e9)
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Fault]] = {}
         self._refusals: dict[int, int] = {}
         self._thread = threading.local()
         self._readers: list[Reader] = []
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="demand-slow")
         self._bulk = ThreadPoolExecutor(_BULK_THREADS, thread_name_prefix="demand-bulk")
+        self._wakefulness = Wakefulness()
+        self._last_fault = 0.0
         self._stalled: list[FileRow] = []
         self._stall_changed = threading.Condition()
         self._closing = False
@@ -104,7 +107,9 @@ class Demand:
     def on_fault(self, fault: Fault) -> None:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
         row = fault.row
-        if os.path.exists(f"/proc/self/task/{fault.task.tid}"):
+        self._last_fault = time.monotonic()
+        self._wakefulness.begin()
+        if tasks.is_ours(fault.task.tid):
             # A thread of ours that is not exempt opened a placeholder: waiting for ourselves would be for ever.
             self._answers.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
@@ -137,8 +142,10 @@ class Demand:
             self._pass_copy(fault)
         elif self._shop.board.state[file.row] == State.LAID and file.ref.size > _BULK_BYTES:
             self._bulk.submit(self._restore_guarded, file)
+        elif self._source.remote or file.ref.size > _QUICK_BYTES or fault.intent is not Intent.READ:
+            self._slow.submit(self._restore_guarded, file)
         else:
-            self._restore(file)
+            self._restore(file, wait=False)
 
     def _pass_copy(self, fault: Fault) -> None:
         """A user copied a file together with its marker (cp -a): the copy is no placeholder."""
@@ -163,8 +170,11 @@ class Demand:
         except Exception as error:
             self._fail(file.row, errno.EIO, f"{type(error).__name__}: {error}")
 
-    def _restore(self, file: FileRow) -> None:
-        """Fill (or find filled) and let go on; the failures that can be expected become refusals or waits."""
+    def _restore(self, file: FileRow, *, wait: bool = True) -> None:
+        """Fill (or find filled) and let go on; the failures that can be expected become refusals or waits.
+
+        Without ``wait`` a file that a worker is just filling is left to another thread.
+        """
         row = file.row
         if self._shop.board.state[row] == State.REFUSED:
             self._fail(row, self._refusals.get(row, errno.EIO), "")
@@ -172,11 +182,13 @@ class Demand:
         self._exempt_this_thread()
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
-            claim = filling.claim()
+            claim = filling.claim(wait=wait)
             if claim is Claim.OURS:
                 self._fill(filling)
                 claim = Claim.FILLED_ALREADY
-            if claim is Claim.FILLED_ALREADY:
+            if claim is Claim.BUSY:
+                self._slow.submit(self._restore_guarded, file)
+            elif claim is Claim.FILLED_ALREADY:
                 self._let_go_on(file, filling)
                 self._on_served(row, was_there=False)
             else:
@@ -203,7 +215,7 @@ class Demand:
             self._shop.board.state[file.row] = State.GONE
             self._shop.catalog.set_states([file.row], State.GONE)
         self._shop.tally.done([(file.row, file.ref.size)])
-        self._finish(file.row, Gate.ALL)
+        self._finish(file, Gate.ALL)
 
     def _fill(self, filling: Filling) -> None:
         file = filling.file
@@ -234,28 +246,27 @@ class Demand:
             else:
                 del self._waiting[row]
         if readers:
-            self._release(row, Gate.READ, readers)
+            self._release(file, Gate.READ, readers)
         if writers:
             settle_for_writer(filling.inode)
             self._shop.board.state[row] = State.SETTLED
             self._shop.tally.done([(row, file.ref.size)])
-            self._finish(row, Gate.ALL)
+            self._finish(file, Gate.ALL)
         self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
 
-    def _finish(self, row: int, gate: Gate) -> None:
-        """Everybody who waits for this row may go on."""
+    def _finish(self, file: FileRow, gate: Gate) -> None:
+        """Everybody who waits for this file may go on."""
         with self._lock:
-            faults = self._waiting.pop(row, [])
-        self._release(row, gate, faults)
+            faults = self._waiting.pop(file.row, [])
+        self._release(file, gate, faults)
 
-    def _release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
-        self._answers.release(row, gate, faults)
+    def _release(self, file: FileRow, gate: Gate, faults: Sequence[Fault]) -> None:
+        self._answers.release(file.row, gate, faults)
         now = time.monotonic_ns()
-        path = self._shop.catalog.path(row)
         for fault in faults:
             self._shop.tally.fault()
-            task = fault.task._replace(tgid=tasks.group_of(fault.task.tid))
-            self._shop.reporter.event(FaultServed(path, task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
+            task = self._answers.describe(fault)
+            self._shop.reporter.event(FaultServed(file.ref.path, task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
 
     def _refuse_file(self, file: FileRow, error: ContentError) -> None:
         """The backup does not have this content (any more): the placeholder stays, tasks get an errno."""
@@ -280,7 +291,7 @@ class Demand:
     def _reader(self) -> Reader:
         reader: Reader | None = getattr(self._thread, "reader", None)
         if reader is None:
-            reader = self._thread.reader = self._open_reader()
+            reader = self._thread.reader = self._source.reader()
             with self._lock:
                 self._readers.append(reader)
         return reader
@@ -360,10 +371,15 @@ class Demand:
             faults = [(row, fault) for row, faults in self._waiting.items() for fault in faults]
         faults.sort(key=lambda entry: entry[1].since_ns)
         return [
-            Waiting(self._shop.catalog.path(row), fault.task._replace(tgid=group), (now - fault.since_ns) / 1e6)
+            Waiting(self._shop.catalog.path(row), task, (now - fault.since_ns) / 1e6)
             for row, fault in faults
-            if (group := tasks.group_of(fault.task.tid))
+            if (task := self._answers.describe(fault)).tgid
         ]
+
+    def rest(self) -> None:
+        """Called now and then: where nobody has waited for a while, processors may sleep again."""
+        if time.monotonic() - self._last_fault > _AWAKE_SECONDS:
+            self._wakefulness.end()
 
     def stop(self) -> None:
         """The agent ends: leave files at the next piece; tasks that wait are the interceptor's from now on."""
@@ -373,6 +389,8 @@ class Demand:
 
     def close(self) -> None:
         """No fault comes any more: end the threads and readers."""
+        self._wakefulness.end()
+        self._slow.shutdown()
         self._bulk.shutdown()
         for reader in self._readers:
             reader.close()

@@ -1,7 +1,7 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
 ``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id results`` and ``DURABLE rows`` come up. The
-process that predicts is also sent ``LOOK path waited`` and answers ``PREDICTED [(kind, row, size), ...]``.
+process that predicts also sends ``PREDICTED [(kind, row, size), ...]`` up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP, LOOK, PREDICTED = range(9)
+SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP, PREDICTED = range(8)
 # Results of a file in FILLED: (row, result, errno, detail).
 OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
 _LENGTH = struct.Struct("<I")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux.files import sync_filesystem
-from active_restore.linux.process import die_with_parent, idle_io, name_thread
+from active_restore.linux.process import allow_many_files, die_with_parent, idle_io, name_thread
 from active_restore.model import FileRef
 from active_restore.placeholder import unmark
 from active_restore.restore import frames
@@ -234,22 +233,17 @@ def work(name: str, upstream: Upstream, task: Callable[[], None]) -> None:
         os._exit(1)
 
 
-Begin: TypeAlias = "Callable[[dict[str, Any], Setup, Upstream], Callable[[list[Any]], None]]"
+Begin: TypeAlias = "Callable[[dict[str, Any], Setup, Upstream], None]"
 
 
-def _nothing_more(_words: dict[str, Any], _setup: Setup, _upstream: Upstream) -> Callable[[list[Any]], None]:
-    return lambda frame: None
-
-
-def serve(nice: int, begin: Begin = _nothing_more) -> None:
-    """Serve until the agent says stop or ends. ``begin`` is given the words of the first frame; what it gives is told each."""
+def serve(nice: int, begin: Begin | None = None) -> None:
+    """Serve until the agent says stop or ends. ``begin`` is given the words of the first frame, to do more besides."""
     die_with_parent(signal.SIGKILL)
     # A signal to the whole process group is for the agent, which ends us in good order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(nice)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     upstream = Upstream(sys.stdout.buffer)
     first = frames.read_frame(sys.stdin.buffer)
     if first is None:
@@ -260,7 +254,8 @@ def serve(nice: int, begin: Begin = _nothing_more) -> None:
     syncer = threading.Thread(target=work, args=("ar-sync", upstream, setup.syncer.run))
     filler.start()
     syncer.start()
-    more = begin(first[1], setup, upstream)
+    if begin is not None:
+        begin(first[1], setup, upstream)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
             files = [FileRow(row, FileRef(*ref), handle) for row, ref, handle in frame[2]]
@@ -269,7 +264,6 @@ def serve(nice: int, begin: Begin = _nothing_more) -> None:
             setup.syncer.unmark(frame[1])
         elif frame[0] == frames.STOP:
             jobs.put(None)
-        more(frame)
     if not filler.is_alive() and not syncer.is_alive():
         return
     # The agent is gone in the middle: markers stay where nothing was noted, so nothing is lost.

@@ -34,6 +34,7 @@ class Claim(Enum):
     FILLED_ALREADY = auto()
     UNMARKED = auto()
     GONE = auto()
+    BUSY = auto()
 
 
 class Filling:
@@ -56,8 +57,8 @@ class Filling:
         self._fresh = False
         self._capability: bytes | None = None
 
-    def claim(self) -> Claim:
-        """Open and lock the inode; waits while somebody else fills this very file. Raises ``OSError``."""
+    def claim(self, *, wait: bool = True) -> Claim:
+        """Open and lock the inode. While somebody else fills this very file: wait, or ``BUSY``. Raises ``OSError``."""
         inode = open_inode(self._mount, self.file.handle)
         if inode is None:
             return Claim.GONE
@@ -65,7 +66,11 @@ class Filling:
         if read_marker(inode) != marker_value(self._prefix, self.file.row, self.file.handle):
             return Claim.UNMARKED
         self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._close_file()
+            return Claim.BUSY
         state = self._board.state[self.file.row]
         if state != State.LAID:
             self._close_file()

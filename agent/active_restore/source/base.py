@@ -59,6 +59,10 @@ class Source(Protocol):
 
     url: str
 
+    @property
+    def remote(self) -> bool:
+        """Whether reading waits for a network: then many reads at once are quicker."""
+
     def snapshots(self) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
 

@@ -46,6 +46,8 @@ class Content(NamedTuple):
 class DirSource:
     """See ``source.base.Source``. There is one snapshot, ``dir``: the tree as it is now."""
 
+    remote = False
+
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self.url = f"dir:{self._path}"

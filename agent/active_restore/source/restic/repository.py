@@ -122,6 +122,11 @@ class ResticSource:
         return Handover(recipe, (self.index.descriptor,))
 
     @property
+    def remote(self) -> bool:
+        """See ``Source.remote``."""
+        return self._store.remote
+
+    @property
     def index(self) -> BlobIndex:
         """Where each blob lies."""
         if self._index is None:
