@@ -22,6 +22,8 @@ SCRIPT = "script"
 _ENV = b"/usr/bin/env"
 _PATH = (b"/usr/local/bin", b"/usr/bin", b"/bin")
 _HEAD_BYTES = 256
+# Libraries need no execute permission.
+_LIBRARY = b".so"
 _MAX_SEEN = 1 << 20
 
 
@@ -54,6 +56,8 @@ class Closure:
                     todo.extend(self._needed(found, inherited))
 
     def _needed(self, found: Look, inherited: tuple[bytes, ...]) -> Iterable[tuple[str, bytes, tuple[bytes, ...]]]:
+        if not found.executable and _LIBRARY not in found.path:
+            return []
         with found.open() as file:
             head = file.read(_HEAD_BYTES)
             if head.startswith(elf.MAGIC):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEWS = struct.Struct("=I?")
-_MOST = 512
+_MOST = 64
 
 
 class News:
@@ -35,6 +35,9 @@ class News:
         # Not closed: a demand thread may be about to write, and must not meet a number used anew.
         os.dup2(nowhere, self._writer, inheritable=False)
         os.close(nowhere)
+        # What was not read yet is of no use any more. There is no other writer, so this finds the end.
+        while os.read(self.reader, _MOST * _NEWS.size):
+            pass
 
     def close(self) -> None:
         """Nobody tells anything any more."""

@@ -20,6 +20,7 @@ from active_restore.predict.tree import Tree
 from active_restore.restore import frames, worker
 
 _NICE = 0
+_ANALYST_NICE = 5
 
 
 class Analyst:
@@ -37,7 +38,8 @@ class Analyst:
         self._found.append((kind, row, size))
 
     def run(self) -> None:
-        """Until there are no more news."""
+        """Until there are no more news. Tasks go before guesses about them."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _ANALYST_NICE)
         with contextlib.closing(Catalog(self._catalog)) as catalog:
             for row, waited in news.read(self._news):
                 # Deleted or damaged under our eyes: no guess.

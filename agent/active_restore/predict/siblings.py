@@ -21,22 +21,23 @@ _FAULTS = 3
 _FIRST_WINDOW = 8
 _LAST_WINDOW = 64
 _MAX_FILE_BYTES = 1 << 20
-_MAX_DIRECTORIES = 4096
+_MAX_DIRECTORIES = 1024
+_MAX_LOOKS = 128
 
 
 class _Directory:
-    """``next_at`` is the number of faults at which the next window opens."""
+    """``names`` have not been looked at yet, ``None`` before there was reason to."""
 
-    __slots__ = ("faults", "next_at", "window")
+    __slots__ = ("faults", "names", "window")
 
     def __init__(self) -> None:
         self.faults = 0
-        self.next_at = _FAULTS
         self.window = _FIRST_WINDOW
+        self.names: list[bytes] | None = None
 
 
 class Siblings:
-    """``predict(kind, row, size)`` is called for each file that is missing."""
+    """``predict(kind, row, size)`` is called for each file that is missing. Each file is looked at once."""
 
     def __init__(self, tree: Tree, predict: Callable[[str, int, int], None]) -> None:
         self._tree = tree
@@ -51,19 +52,21 @@ class Siblings:
         if len(self._directories) > _MAX_DIRECTORIES:
             self._directories.popitem(last=False)
         directory.faults += 1
-        if directory.faults < directory.next_at:
+        if directory.faults < _FAULTS:
             return
-        directory.next_at = directory.faults + 1
-        self._open_window(folder, name, directory.window)
+        if directory.names is None:
+            directory.names = self._tree.names(folder or b"/")
+        self._open_window(folder, name, directory.names, directory.window)
         directory.window = min(2 * directory.window, _LAST_WINDOW)
 
-    def _open_window(self, folder: bytes, after: bytes, window: int) -> None:
-        names = self._tree.names(folder or b"/")
-        start = bisect.bisect_right(names, after)
-        for name in names[start:] + names[:start]:
-            if window <= 0:
-                return
-            with self._tree.look(os.path.join(folder, name)) as found:
+    def _open_window(self, folder: bytes, after: bytes, names: list[bytes], window: int) -> None:
+        """The next ones in order; behind the last one it goes on with the first."""
+        for _ in range(min(_MAX_LOOKS, len(names))):
+            at = bisect.bisect_right(names, after)
+            after = names.pop(at if at < len(names) else 0)
+            with self._tree.look(os.path.join(folder, after)) as found:
                 if found is not None and found.missing and found.size <= _MAX_FILE_BYTES:
                     self._predict(SIBLING, found.row, found.size)
                     window -= 1
+                    if window <= 0:
+                        return

@@ -27,10 +27,11 @@ _MAX_ENTRIES = 4096
 class Look:
     """One regular file. ``row`` is its catalog row, -1 where it is no placeholder; ``path`` is its real one, with ``/``."""
 
-    def __init__(self, tree: Tree, inode: int, size: int) -> None:
+    def __init__(self, tree: Tree, inode: int, status: os.stat_result) -> None:
         self._tree = tree
         self._inode = inode
-        self.size = size
+        self.size = status.st_size
+        self.executable = bool(status.st_mode & 0o111)
         self.path = os.fsencode(os.readlink(f"/proc/self/fd/{inode}"))
         self.row = tree.row_of(inode)
 
@@ -73,7 +74,7 @@ class Tree:
             return
         try:
             found = os.fstat(inode)
-            yield Look(self, inode, found.st_size) if stat.S_ISREG(found.st_mode) else None
+            yield Look(self, inode, found) if stat.S_ISREG(found.st_mode) else None
         finally:
             os.close(inode)
 
