@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm demo bench lint clean
+.PHONY: setup test test-vm fuzz torture demo bench lint clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,14 @@ test: setup
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm
+
+# Each target for FUZZ_SECONDS; what breaks a promise is printed with its bytes.
+fuzz: setup
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
+
+# Restores under attack for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
+torture: setup
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
 
 _TICK_SECONDS = 1.0
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = 0.0001
 
 
 class Link(Protocol):

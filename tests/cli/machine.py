@@ -24,6 +24,7 @@ class Command:
         self._child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.pid = self._child.pid
         self._lines: queue.Queue[str] = queue.Queue()
+        self._kinds: set[str] = set()
         self._err: list[str] = []
         self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self._readers:
@@ -34,6 +35,7 @@ class Command:
         with self._child.stdout as out:
             for line in out:
                 self._lines.put(line)
+                self._kinds.add(str(json.loads(line)["event"]))
         self._lines.put("")
 
     def _read_err(self) -> None:
@@ -52,6 +54,14 @@ class Command:
             event: dict[str, Any] = json.loads(line)
             if event["event"] == kind:
                 return event
+
+    def seen(self, kind: str) -> bool:
+        """Whether an event of this kind has come (``until`` takes events away, this one does not)."""
+        return kind in self._kinds
+
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self._child.poll() is not None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this process only."""

@@ -48,6 +48,8 @@ class Rig:
         """Where the source of this test may be made."""
         self.source = f"dir:{tree}"
         """The source, as the command line takes it."""
+        self.way_in: tuple[str, ...] = ()
+        """What comes before the command line of ``start``: a program that runs the rest."""
         self._commands: list[Command] = []
         self.env = {
             **os.environ,
@@ -64,7 +66,7 @@ class Rig:
 
     def start(self, *arguments: str | Path) -> Command:
         """A command that goes on while the test does; it prints JSON."""
-        command = Command([*self.argv(*arguments), "--json"], self.env)
+        command = Command([*self.way_in, *self.argv(*arguments), "--json"], self.env)
         self._commands.append(command)
         return command
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from active_restore.model import Lane, Task
 from active_restore.mqtt.settings import Broker, Settings
 from active_restore.mqtt.topics import Topics
@@ -17,6 +19,7 @@ from active_restore.restore.progress import (
     Waiting,
 )
 
+SCHEMAS = Path(__file__).parents[2] / "agent/active_restore/mqtt/schema"
 HOSTILE_NAME = b"dir/\xff\x1b[2Jname\n"
 TARGET = "/srv/t\udcff"
 SOURCE = "restic:rest:http://bob:s3cret@store/repo"

@@ -29,14 +29,13 @@ from tests.mqtt import samples
 from tests.mqtt.broker import free_port, mosquitto
 from tests.mqtt.certificates import Authority
 from tests.mqtt.ear import Ear
-from tests.mqtt.samples import DONE, FAULT, PLANNED, PROGRESS, READY, REFUSED, settings, status
+from tests.mqtt.samples import DONE, FAULT, PLANNED, PROGRESS, READY, REFUSED, SCHEMAS, settings, status
 
 if TYPE_CHECKING:
     from tests.mqtt.broker import Mosquitto
     from tests.mqtt.relay import Relay
 
 ROOT = Path(__file__).parents[2]
-SCHEMAS = ROOT / "agent/active_restore/mqtt/schema"
 
 
 def tell_all(publisher: Publisher) -> None:
@@ -276,7 +275,6 @@ def test_tls_that_must_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture, ca
 
 def _write_schemas() -> None:
     for kind in KINDS:
-        SCHEMAS.mkdir(exist_ok=True)
         (SCHEMAS / f"{kind}.json").write_text(json.dumps(schema(kind), indent=1) + "\n")
 
 

@@ -219,6 +219,25 @@ def test_killed_workers_are_replaced(held_rig: Rig, ext4_target: Path) -> None:
     held_rig.verify(ext4_target)
 
 
+def test_killed_worker_whose_file_is_deleted(held_rig: Rig, ext4_target: Path) -> None:
+    """Filled, but not durable when its worker dies, and its user has deleted it: the restore comes to its end all the same."""
+    names = make(held_rig.tree, 12)
+    command = held_rig.hold(ext4_target)
+    with held_rig.control(ext4_target) as client:
+        client.limit(4 * MIB)
+        client.promote([name.encode() for name in names])
+    wait_until(lambda: (ext4_target / names[-1]).stat().st_blocks, "the files are filled")
+    for pid in held_rig.processes("restore.worker"):
+        os.kill(pid, signal.SIGSTOP)
+    left = [name for name in names if marked(ext4_target / name)]
+    assert left, "they were durable before the worker could be stopped: this test needs a faster stop"
+    for name in left:
+        (ext4_target / name).unlink()
+    held_rig.kill("restore.worker")
+    held_rig.finish(command, ext4_target)
+    held_rig.assert_clean(ext4_target)
+
+
 def begun(target: Path) -> bool:
     """Whether some placeholder has a part of its content."""
     return any(marked(path) and 100 < path.stat().st_blocks < 12 * MIB // 512 for path in target.glob("f*"))

@@ -35,6 +35,7 @@ BAD_NAMES = (
     'quo"te',
     "end\\",
     "\\ud800",
+    "\\UFFFFFFFF",
     "line\nfeed",
 )
 BAD_NODES: dict[str, dict[str, Any]] = {

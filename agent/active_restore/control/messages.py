@@ -7,7 +7,6 @@ Requests are checked strictly (unknown fields are errors); answers may gain fiel
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -45,7 +44,7 @@ class PathText(BaseModel):
         """The bytes of this text. Raises ``UsageError`` where it is no path."""
         try:
             raw = self.path.encode() if self.path_b64 is None else base64.b64decode(self.path_b64, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise UsageError(f"path_b64 is not base64: {error}") from error
         if b"\0" in raw or len(raw) > _MAX_PATH_BYTES:
             raise UsageError("a path has a NUL in it or is longer than 4096 bytes")

@@ -135,7 +135,7 @@ class ControlServer:
     async def _answer(self, line: bytes) -> Answer:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool, self._obey, messages.parse_request(line))
+            return await loop.run_in_executor(self._pool, obey, self._commands, messages.parse_request(line))
         except ActiveRestoreError as error:
             return Answer(ok=False, error=ErrorText.of(error))
         except Exception:
@@ -143,21 +143,23 @@ class ControlServer:
             _log.exception("a control command failed")
             return Answer(ok=False, error=ErrorText(code="failed", message="the agent could not do that; see its log"))
 
-    def _obey(self, request: messages.Request) -> Answer:
-        match request:
-            case messages.StatusRequest():
-                return Answer(status=StatusText.of(self._commands.status()))
-            case messages.PromoteRequest():
-                return Answer(promoted=self._commands.promote([path.to_bytes() for path in request.paths]))
-            case messages.LimitRequest():
-                self._commands.limit(request.bytes_per_s)
-            case messages.PauseRequest():
-                self._commands.pause()
-            case messages.ContinueRequest():
-                self._commands.proceed()
-            case messages.StopRequest():
-                self._commands.stop()
-        return Answer()
+
+def obey(commands: Commands, request: messages.Request) -> Answer:
+    """Do what is asked, however it was asked; may block. Raises what ``commands`` raises."""
+    match request:
+        case messages.StatusRequest():
+            return Answer(status=StatusText.of(commands.status()))
+        case messages.PromoteRequest():
+            return Answer(promoted=commands.promote([path.to_bytes() for path in request.paths]))
+        case messages.LimitRequest():
+            commands.limit(request.bytes_per_s)
+        case messages.PauseRequest():
+            commands.pause()
+        case messages.ContinueRequest():
+            commands.proceed()
+        case messages.StopRequest():
+            commands.stop()
+    return Answer()
 
 
 async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:

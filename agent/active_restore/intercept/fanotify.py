@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -45,8 +46,9 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
-_TIDY_SECONDS = 0.02
 _LOOK_AFTER_SECONDS = 0.05
+_SOON_MS = 1
+_MANY_NUMBERS = 256
 _NUMBERS_A_PACKET = 4096
 # A ticket is the event's number below, and above how many keepers have died before the one that gave it.
 _NUMBER_BITS = 32
@@ -83,9 +85,9 @@ class FanotifyInterceptor:
         self._keepers = 0
         self._passage: PrivateMount | None = None
         self._answered: list[int] = []
-        self._tidy = threading.Event()
         self._leading = threading.Lock()
         self._led_since = 0.0
+        self._leader = 0
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
@@ -172,36 +174,48 @@ class FanotifyInterceptor:
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
         if self._leading.acquire(blocking=False):
+            self._leader = threading.get_ident()
             while not self._ending:
+                # Not at once: it takes the keeper's time, and the next fault of the same task is about to come.
+                if len(self._answered) >= _MANY_NUMBERS or (self._answered and not self._comes_soon()):
+                    self._tell_answered()
                 self._receive(on_fault, 0)
             return
         # One thread does it all, so that its processor's caches stay warm (measured: half the time). Where it does not
         # come back soon (a file system of the source that hangs), this one takes its place.
         while not self._ended.wait(_LOOK_AFTER_SECONDS):
             while not self._ending and self._led_since and time.monotonic() - self._led_since > _LOOK_AFTER_SECONDS:
-                self._receive(on_fault, socket.MSG_DONTWAIT)
+                if not self._receive(on_fault, socket.MSG_DONTWAIT):
+                    break
 
-    def _receive(self, on_fault: Callable[[Fault], None], flags: int) -> None:
+    def _comes_soon(self) -> bool:
+        poll = select.poll()
+        poll.register(self._linked()[0].sock, select.POLLIN)
+        return bool(poll.poll(_SOON_MS))
+
+    def _receive(self, on_fault: Callable[[Fault], None], flags: int) -> bool:
+        """Deliver one fault; ``False`` where none is there (with MSG_DONTWAIT)."""
         with self._answering:
             keeper = self._keepers
             link, _ = self._linked()
         try:
             packet = link.sock.recv(wire.MAX_PACKET_BYTES, flags)
         except BlockingIOError:
-            self._ended.wait(_LOOK_AFTER_SECONDS)
-            return
+            return False
         except OSError:
             packet = b""
         if packet:
             kind, values = wire.unpack(packet)
             if kind == wire.FAULT:
-                if not flags:
+                leads = threading.get_ident() == self._leader
+                if leads:
                     self._led_since = time.monotonic()
                 self._deliver(FaultPacket(*values), keeper, on_fault)
-                if not flags:
+                if leads:
                     self._led_since = 0.0
         elif not self._ending:
             self._reconnect(link)
+        return True
 
     def _deliver(self, packet: FaultPacket, keeper: int, on_fault: Callable[[Fault], None]) -> None:
         """Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever."""
@@ -252,7 +266,6 @@ class FanotifyInterceptor:
     def _watch_standby(self) -> None:
         """A standby that dies, or becomes the keeper, is replaced: by a thread that looks every second."""
         threading.Thread(target=self._keep_standby, name="standby", daemon=True).start()
-        threading.Thread(target=self._tell_answered, name="tidy", daemon=True).start()
 
     def _keep_standby(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
@@ -282,18 +295,11 @@ class FanotifyInterceptor:
                 answer(link.group, number, refusal)
                 link.ledger.close_ticket(number)
             self._answered.extend(numbers)
-            if len(self._answered) == len(numbers):
-                self._tidy.set()
+        if threading.get_ident() != self._leader:
+            self._tell_answered()
 
     def _tell_answered(self) -> None:
-        """Let the keeper free the numbers that were answered, many at a time: nobody waits for that."""
-        while not self._ended.is_set():
-            self._tidy.wait()
-            self._ended.wait(_TIDY_SECONDS)
-            self._tidy.clear()
-            self._tell_answered_now()
-
-    def _tell_answered_now(self) -> None:
+        """Let the keeper close the descriptors of what was answered; each of them keeps a mount busy."""
         with self._answering:
             numbers, self._answered = self._answered, []
             link, _ = self._linked()
@@ -339,8 +345,7 @@ class FanotifyInterceptor:
         with self._relink:
             self._ending = True
         self._ended.set()
-        self._tidy.set()
-        self._tell_answered_now()
+        self._tell_answered()
         link, _ = self._linked()
         with contextlib.suppress(OSError):
             if last_word is not None:

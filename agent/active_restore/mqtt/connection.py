@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import encodings.idna  # noqa: F401 - getaddrinfo would import it later, when our libraries may be placeholders
+import logging
 import random
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,9 @@ TIMEOUT_S = 10.0
 """How long one packet may take to be acknowledged before the connection counts as lost."""
 _MAX_PACKET_BYTES = 64 << 10
 _MAX_INCOMING = 16
+# It would write a line for every message of a flood.
+_SILENT = logging.getLogger(f"{__name__}.aiomqtt")
+_SILENT.setLevel(logging.CRITICAL)
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 # CONNACK: 1 as a broker of MQTT 3.1.1 says it, 0x84 as one of MQTT 5 does (unsupported protocol version).
@@ -101,6 +105,7 @@ async def connected(
         timeout=TIMEOUT_S,
         keepalive=broker.keepalive_s,
         max_queued_incoming_messages=_MAX_INCOMING,
+        logger=_SILENT,
         properties=_properties(version),
         tls_context=broker.tls,
         transport="tcp" if broker.ws_path is None else "websockets",

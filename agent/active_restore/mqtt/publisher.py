@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 from active_restore.control.registry import directory_name
 from active_restore.errors import ActiveRestoreError
 from active_restore.mqtt import payloads
+from active_restore.mqtt.commands import Desk
 from active_restore.mqtt.connection import Backoff, DaemonThreads, Versions, connected
 from active_restore.mqtt.digest import Digest
 from active_restore.mqtt.topics import KINDS, RETAINED
@@ -49,6 +50,7 @@ class Publisher:
     def __init__(self, settings: Settings, target: str) -> None:
         self._settings = settings
         self._digest = Digest(settings.topics.node, target, accepts_commands=settings.accept_commands)
+        self._desk = Desk(settings.topics, settings.qos)
         # The same again after a reboot: so the broker ends what is left of our old connection before the new one begins.
         self._identifier = f"active-restore-{settings.topics.node}-{directory_name(target)[:8]}"
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,6 +83,7 @@ class Publisher:
     def begin(self, restore_id: str, source: str, commands: Commands) -> None:
         """The restore has a name now, and takes commands."""
         self._digest.begin(restore_id, source)
+        self._desk.commands = commands
         self._wake()
 
     def event(self, event: Event) -> None:
@@ -151,8 +154,10 @@ class Publisher:
             if self._told:
                 _log.warning("MQTT: %s is reached again", settings.broker)
                 self._told = ""
+            if settings.accept_commands:
+                await self._desk.open(client, versions.now)
             # Hears of the end of the connection, even while there is nothing to say.
-            listener = asyncio.create_task(self._listen(client), name="mqtt-listen")
+            listener = asyncio.create_task(self._listen(client, versions.now), name="mqtt-listen")
             speaker = asyncio.create_task(self._speak(client, versions.now), name="mqtt-speak")
             try:
                 await asyncio.wait((listener, speaker), return_when=asyncio.FIRST_COMPLETED)
@@ -164,7 +169,9 @@ class Publisher:
                 if isinstance(outcome, Exception):
                     raise outcome
 
-    async def _listen(self, client: aiomqtt.Client) -> None:
+    async def _listen(self, client: aiomqtt.Client, version: ProtocolVersion) -> None:
+        if self._settings.accept_commands:
+            await self._desk.serve(client, version)
         async for _ in client.messages:
             pass
 

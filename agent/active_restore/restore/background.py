@@ -357,6 +357,10 @@ class Session:
     def _adopt(self, row: int, size: int) -> None:
         """Filled by a worker that died before it was durable: settle it here."""
         file = self._shop.catalog.file(row)
-        inode = open_inode(self._shop.mount_fd, file.handle) if file else None
+        if file is None:
+            return
+        inode = open_inode(self._shop.mount_fd, file.handle)
         if inode is not None:
             self._shop.settler.add(Filled(row, inode, size))
+        else:
+            self._gone(file)

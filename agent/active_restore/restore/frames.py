@@ -30,5 +30,5 @@ def read_frame(stream: IO[bytes]) -> list[Any] | None:
     if len(head) < _LENGTH.size:
         return None
     body = stream.read(_LENGTH.unpack(head)[0])
-    words = msgpack.unpackb(body, strict_map_key=False)
+    words = msgpack.unpackb(body)
     return words if isinstance(words, list) else None

@@ -99,7 +99,8 @@ class Job:
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
 
-def _from_dict(name: str, found: dict[str, Any]) -> Job:
+def _from_dict(name: str, read: Any) -> Job:
+    found = msgspec.convert(read, dict[str, Any])
     known = {field.name for field in dataclasses.fields(RestoreOptions)}
     options = msgspec.convert({key: value for key, value in found.items() if key in known}, RestoreOptions)
     phase = msgspec.convert(found["phase"], Stage)

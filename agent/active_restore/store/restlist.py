@@ -66,6 +66,6 @@ class RestListing:
     def _parsed(self, text: bytes) -> list[Entry]:
         try:
             listed = msgspec.json.decode(text, type=list[_Listed | str] | None) or []
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise SourceUnavailable(f"{self._url} is no REST server of restic", "check the URL") from error
         return [Entry(one, -1) if isinstance(one, str) else Entry(one.name, one.size) for one in listed]

@@ -6,6 +6,7 @@ Source: restic ``internal/data/node.go`` (MarshalJSON), Go ``strconv/quote.go`` 
 from __future__ import annotations
 
 import re
+import sys
 
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.)|\Z)", re.DOTALL)
 _SIMPLE = {
@@ -30,7 +31,10 @@ def _replace(match: re.Match[bytes]) -> bytes:
         return bytes((int(hexadecimal, 16),))
     if short is not None or long is not None:
         # Surrogates and numbers above U+10FFFF fail here, as in Go.
-        return chr(int(short or long, 16)).encode()
+        number = int(short or long, 16)
+        if number > sys.maxunicode:
+            raise ValueError("no character has that number")
+        return chr(number).encode()
     if octal is not None:
         return bytes((int(octal, 8),))
     if simple not in _SIMPLE:

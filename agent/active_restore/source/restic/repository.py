@@ -160,7 +160,7 @@ class ResticSource:
 def _check_version(box: Box, sealed: memoryview, url: str) -> None:
     try:
         version = msgspec.json.decode(box.document(sealed), type=_Config).version
-    except (ContentError, msgspec.MsgspecError, RecursionError) as error:
+    except (ContentError, ValueError, RecursionError) as error:
         raise RepositoryDamaged(f"the config of {url} is damaged: {error}", "restore it from a copy") from error
     if version not in _VERSIONS:
         hint = "a newer active-restore may know it"

@@ -1,0 +1,123 @@
+"""The life of one restore under attack, from its beginning to its good end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from typing import TYPE_CHECKING
+
+from active_restore.control.registry import directory_name
+from tests.kernel.rig import traces
+from tests.kernel.waiting import DEADLINE_S, wait_until
+from tests.torture.blows import AGENT, KEEPER, LAYER, STANDBY, WORKER, Attacker
+from tests.torture.users import Crowd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.machine import Command
+    from tests.kernel.rig import Rig
+
+KIB, MIB = 1 << 10, 1 << 20
+_PHASES = ("", "planning", "laying", "laying", "revealing", "restoring")
+_LIMITS = ("2MiB/s", "6MiB/s", "20MiB/s", "0")
+_MAX_BLOWS = 14
+
+
+def fill(tree: Path) -> None:
+    """About a hundred files of every size, in folders, and a thousand that are empty: laying takes its time."""
+    dice = random.Random(6)
+    for number in range(90):
+        folder = tree / f"d{number % 9}" / f"e{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"f{number:03}").write_bytes(dice.randbytes(dice.choice((10, 4 * KIB, 40 * KIB, 300 * KIB))))
+    for number in range(3):
+        (tree / f"large{number}").write_bytes(dice.randbytes(11 * MIB))
+    (tree / "many").mkdir()
+    for number in range(1500):
+        (tree / "many" / f"empty{number}").touch()
+
+
+class Life:
+    """One restore onto ``target``; every choice follows from the seed (the moments are the machine's all the same)."""
+
+    def __init__(self, rig: Rig, target: Path, seed: int) -> None:
+        self._rig = rig
+        self._target = target
+        self._dice = random.Random(seed)
+        self.attacker = Attacker(rig, self._dice)
+        self._guarded = False
+
+    def live(self) -> None:
+        """Begin, be attacked, go on, end. Every invariant is asserted on the way."""
+        self._target.mkdir()
+        crowd = Crowd(self._rig.tree, self._target, self._rig.place, self._dice)
+        agent = self._begin()
+        try:
+            self._first_blow(agent)
+            for _ in range(self._dice.randint(4, _MAX_BLOWS)):
+                self.attacker.pause(1.0)
+                agent = self._going_on(agent)
+                self.attacker.strike(agent, guarded=self._guarded)
+            agent = self._finish(agent, crowd)
+            crowd.see_off()
+            assert list(crowd.wrong()) == []
+        finally:
+            crowd.end()
+            agent.kill()
+        assert traces(self._target) == []
+        self._rig.assert_clean(self._target)
+
+    def _begin(self) -> Command:
+        self._guarded = False
+        return self._rig.start("restore", self._rig.source, self._target, "--limit", self._dice.choice(_LIMITS))
+
+    def _first_blow(self, agent: Command) -> None:
+        """In a phase that a random moment would seldom meet."""
+        phase = self._dice.choice(_PHASES)
+        if phase:
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: self._phase() == phase or agent.ended(), f"the phase {phase}", 10)
+        self.attacker.pause(0.3)
+        victims = self._dice.choice([(AGENT,), (AGENT,), (AGENT, KEEPER), (LAYER,), (KEEPER,), (STANDBY,), (WORKER,)])
+        self.attacker.blow(agent, victims)
+
+    def _phase(self) -> str:
+        state = self._rig.place / "state" / directory_name(str(self._target)) / "restore.json"
+        with contextlib.suppress(OSError, ValueError):
+            return str(json.loads(state.read_text())["phase"])
+        return ""
+
+    def _going_on(self, agent: Command) -> Command:
+        """The same agent if it lives, else the next one."""
+        if not agent.ended():
+            if not self._guarded:
+                self._guarded = agent.seen("ready")
+            return agent
+        code, errors = agent.end()
+        if code == 0:
+            return agent
+        assert "Traceback" not in errors, errors
+        self._guarded = False
+        if self._phase():
+            return self._rig.start("resume", self._target)
+        # It gave up before anything was visible (its guard or its layer was killed): nothing is left, begin again.
+        assert [name for name in os.listdir(self._target) if name != "lost+found"] == []
+        return self._begin()
+
+    def _finish(self, agent: Command, crowd: Crowd) -> Command:
+        """No more blows: the users get through, and the restore ends well."""
+        for _ in range(_MAX_BLOWS):
+            agent = self._going_on(agent)
+            wait_until(lambda: agent.ended() or agent.seen("ready"), "an agent is ready", DEADLINE_S)  # noqa: B023
+            if not agent.ended():
+                wait_until(lambda: agent.ended() or not crowd.busy(), "the users are through", DEADLINE_S)  # noqa: B023
+                with contextlib.suppress(Exception):
+                    self._rig.hurry(self._target)
+            code, errors = agent.end()
+            if code == 0:
+                return agent
+            assert code < 0 or not self._guarded, f"an agent that nobody hurt gave up: {code} {errors}"
+        raise AssertionError(f"no agent comes to the end: {errors}")
