@@ -124,7 +124,8 @@ class Rig:
     def restoring(
         self, repository: Repository, target: Path, *options: str, preload: str | None = None
     ) -> AbstractContextManager[Restoring]:
-        """``active-restore restore`` with ``options``."""
+        """``active-restore restore`` with ``options``; it takes the machine as its peers do, unless they say ``--throttle``."""
+        options = options if "--throttle" in options else (*options, "--throttle", "off")
         env = {**self.env, "LD_PRELOAD": preload} if preload else self.env
         return restoring(repository.source, str(target), *options, env=env)
 

@@ -80,17 +80,22 @@ struct order {
 };
 
 /* Value of "devices", keyed by device number (kernel encoding: major << 20 | minor). Counts only grow.
- * depth = issued - completed. Slot n of a histogram counts latencies of [2^n, 2^(n+1)) microseconds. */
+ * Own: of the agent and its workers. Kernel: of work queues and write-back, whoever caused it. Foreign: of all others.
+ * depth = issued - completed. Latency is from the queue to the end. Slots 0-3 of the histogram count 0-3 microseconds;
+ * then each power of two has four: slot 4 * (e - 1) + f counts from (4 + f) << (e - 2) microseconds. */
 struct device_load {
 	u64 own_issued;
 	u64 own_completed;
 	u64 own_bytes;
 	u64 own_latency_ns;
+	u64 kernel_issued;
+	u64 kernel_completed;
+	u64 kernel_bytes;
 	u64 foreign_issued;
 	u64 foreign_completed;
 	u64 foreign_bytes;
 	u64 foreign_latency_ns;
-	u64 foreign_latency_log2_us[24];
+	u64 foreign_latency_us[96];
 };
 
 #endif

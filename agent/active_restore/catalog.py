@@ -10,6 +10,7 @@ while its marker is still there only needs the marker removed.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 from enum import IntEnum
@@ -29,14 +30,14 @@ CREATE TABLE IF NOT EXISTS plan(entries INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS node(row INTEGER PRIMARY KEY, node BLOB NOT NULL, kept INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS file(
     row INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    content BLOB NOT NULL, handle BLOB NOT NULL, inode INTEGER NOT NULL, place INTEGER NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0);
+    content BLOB NOT NULL, handle BLOB NOT NULL, inode INTEGER NOT NULL, place INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS progress(row INTEGER PRIMARY KEY, state INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS problem(path BLOB NOT NULL, errno INTEGER NOT NULL, detail TEXT NOT NULL);
 """
 
 
 class State(IntEnum):
-    """Of a file. Stored: only append. ``FILLED`` lives in memory only: content complete but not durable."""
+    """Of a file. Stored (but not LAID): only append. ``FILLED`` lives in memory only: content complete but not durable."""
 
     LAID = 0
     FILLED = 1
@@ -51,6 +52,10 @@ class FileRow(NamedTuple):
     row: int
     ref: FileRef
     handle: bytes
+
+
+# Row, path, size, mtime_ns, content, handle: as it lies in the table and goes to workers, no object in between.
+RawFile = tuple[int, bytes, int, int, bytes, bytes]
 
 
 class Totals(NamedTuple):
@@ -116,7 +121,7 @@ class Catalog:
     def clear(self) -> None:
         """Forget an earlier plan."""
         with self._transaction() as db:
-            for table in ("plan", "node", "file", "problem"):
+            for table in ("plan", "node", "file", "progress", "problem"):
                 db.execute(f"DELETE FROM {table}")
 
     def add_nodes(self, nodes: Iterable[tuple[int, Node, bool]]) -> None:
@@ -163,14 +168,14 @@ class Catalog:
         """Placeholders that were laid: ``(file, inode number, place)``; place in the source as ``Source.order_key`` says."""
         with self._transaction() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO file VALUES(?,?,?,?,?,?,?,?,0)",
+                "INSERT OR REPLACE INTO file VALUES(?,?,?,?,?,?,?,?)",
                 ((f.row, f.ref.path, f.ref.size, f.ref.mtime_ns, f.ref.content, f.handle, n, at) for f, n, at in files),
             )
 
     def inodes(self) -> Iterator[tuple[int, int]]:
         """(row, inode number) of every placeholder that may be unrestored."""
-        query = "SELECT row,inode FROM file WHERE state IN (?,?)"
-        yield from self._reader().execute(query, (int(State.LAID), int(State.REFUSED)))
+        query = "SELECT row,inode FROM file LEFT JOIN progress USING(row) WHERE coalesce(state,?) IN (?,?)"
+        yield from self._reader().execute(query, (int(State.LAID), int(State.LAID), int(State.REFUSED)))
 
     def totals(self) -> Totals:
         """How much there is to restore."""
@@ -183,14 +188,11 @@ class Catalog:
         found = self._reader().execute(query, (row,)).fetchone()
         return None if found is None else FileRow(row, FileRef(*found[:4]), found[4])
 
-    def files(self, rows: Sequence[int]) -> list[FileRow]:
+    def files(self, rows: Sequence[int]) -> list[RawFile]:
         """Placeholders by their rows, in the same order; rows that are none are left out."""
         marks = ",".join("?" * len(rows))
         query = f"SELECT row,path,size,mtime_ns,content,handle FROM file WHERE row IN ({marks})"
-        found = {
-            row: FileRow(row, FileRef(path, size, mtime_ns, content), handle)
-            for row, path, size, mtime_ns, content, handle in self._reader().execute(query, rows)
-        }
+        found: dict[int, RawFile] = {raw[0]: raw for raw in self._reader().execute(query, rows)}
         return [found[row] for row in rows if row in found]
 
     def path(self, row: int) -> bytes:
@@ -204,15 +206,14 @@ class Catalog:
         values = (path, path + b"/", path + b"0") if path else ()
         return [row for (row,) in self._reader().execute(query, values)]
 
-    def handles(self) -> Iterator[tuple[int, bytes]]:
-        """(row, handle) of every placeholder that was laid."""
-        yield from self._reader().execute("SELECT row,handle FROM file ORDER BY row")
-
     def files_in_order(self) -> Iterator[tuple[int, int, int]]:
         """(row, size, state) in the order in which the source is read cheapest."""
-        yield from self._reader().execute("SELECT row,size,state FROM file ORDER BY place,row")
+        query = "SELECT row,size,coalesce(state,?) FROM file LEFT JOIN progress USING(row) ORDER BY place,row"
+        yield from self._reader().execute(query, (int(State.LAID),))
 
     def set_states(self, rows: Iterable[int], state: State) -> None:
         """One durable transaction."""
+        # One statement for all: a statement each would take the interpreter from the threads that serve faults.
+        query = "INSERT OR REPLACE INTO progress SELECT value,? FROM json_each(?) ORDER BY value"
         with self._transaction() as db:
-            db.executemany("UPDATE file SET state=? WHERE row=?", ((int(state), row) for row in rows))
+            db.execute(query, (int(state), json.dumps(list(rows))))

@@ -9,6 +9,7 @@ from typing import Literal
 
 Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
+Throttle = Literal["auto", "off"]
 
 
 def state_root() -> Path:
@@ -22,11 +23,20 @@ def run_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitWindow:
+    """A limit for some hours of the day: minutes since midnight, local time. Over midnight where it ends before it begins."""
+
+    begin_minute: int
+    end_minute: int
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
 
-    ``limit_bytes_per_s`` is 0 for no limit; ``workers`` 0 lets the agent choose; ``fault_timeout_s`` is how long tasks
-    wait for a source that cannot be reached.
+    ``limit_bytes_per_s`` is 0 for no limit and holds outside of ``limit_windows``; ``workers`` 0 lets the agent choose;
+    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached.
     """
 
     source: str
@@ -38,5 +48,7 @@ class RestoreOptions:
     existing: Existing = "refuse"
     interceptor: InterceptorName = "auto"
     limit_bytes_per_s: int = 0
+    limit_windows: tuple[LimitWindow, ...] = ()
+    throttle: Throttle = "auto"
     fault_timeout_s: float = 600.0
     workers: int = 0

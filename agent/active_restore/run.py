@@ -27,13 +27,16 @@ from active_restore.restore.board import Board
 from active_restore.restore.demand import Answers, Demand, Workshop
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
-from active_restore.restore.progress import Done, Notice, Ready, Refused, Status
+from active_restore.restore.limits import Limits
+from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
 from active_restore.restore.settle import Settler
 from active_restore.restore.tally import Tally
+from active_restore.restore.throttle.ticker import Counters, Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from active_restore.config import LimitWindow
     from active_restore.intercept.base import Interceptor
     from active_restore.model import Problem
     from active_restore.restore.job import Job
@@ -66,8 +69,11 @@ class Run:
         self._demand: Demand | None = None
         self._background: Background | None = None
         self._predicted: PredictedLane | None = None
+        self._ticker: Ticker | None = None
+        self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
         self._problems = 0
+        self._order = array("I")
 
     def work(self) -> Done | None:
         """Everything, from the plan to the last marker; ``None`` when stopped before the end."""
@@ -162,15 +168,19 @@ class Run:
         totals = catalog.totals()
         rows = catalog.row_count()
         board = Board.create(rows)
-        board.rate_bytes_per_s = self._job.options.limit_bytes_per_s
+        board.rate_bytes_per_s = self._limits.now()
         tally = Tally(rows, totals.files, totals.bytes)
         board.state[:] = bytes([State.SETTLED]) * rows
+        done: list[tuple[int, int]] = []
         for row, size, state in catalog.files_in_order():
             if state in (State.SETTLED, State.GONE):
-                tally.done([(row, size)])
+                done.append((row, size))
                 board.state[row] = state
             else:
                 board.state[row] = State.LAID
+                self._order.append(row)
+        tally.done(done)
+        board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
         settler = Settler(mount, catalog, board, tally.done)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
@@ -179,20 +189,22 @@ class Run:
         hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
-        unfinished = (State.LAID, State.REFUSED)
-        rows = array("I", (row for row, _, state in self._catalog.files_in_order() if state in unfinished))
-        background.queue.load(rows)
-        lane.start(hooks)
+        background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        for server in servers:
-            server.start()
-        while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
-            self._stopping.wait(_POLL_SECONDS)
-            demand.rest()
-        background.finish()
-        lane.finish()
-        for server in servers:
-            server.join()
+        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
+        places = [self._job.options.target, *_local_path(self._source.url)]
+        manners = self._job.options.throttle == "auto"
+        lane.start(hooks)
+        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
+            for server in servers:
+                server.start()
+            while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
+                self._stopping.wait(_POLL_SECONDS)
+                demand.rest()
+            background.finish()
+            lane.finish()
+            for server in servers:
+                server.join()
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
@@ -266,9 +278,12 @@ class Run:
         """Let the background lane go on."""
         self._shop_now().board.paused = False
 
-    def limit(self, bytes_per_s: int) -> None:
-        """Limit the background lane; 0 for no limit."""
-        self._shop_now().board.rate_bytes_per_s = bytes_per_s
+    def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
+        """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
+        self._limits = Limits(bytes_per_s, tuple(windows))
+        if self._ticker is not None:
+            self._ticker.limits = self._limits
+        self._shop_now().board.rate_bytes_per_s = self._limits.now()
 
     def promote(self, paths: Sequence[bytes]) -> int:
         """Bring files forward; how many were still missing."""
@@ -317,7 +332,14 @@ class Run:
             lanes=lanes,
             waiting=tuple(demand.waiting()),
             predictions=self._predicted.counts() if self._predicted else {},
+            throttle=self._ticker.status() if self._ticker else Throttled(),
         )
+
+
+def _local_path(url: str) -> list[str]:
+    """Where a source lies on this machine; nothing for one behind a network."""
+    path = url.partition(":")[2]
+    return [path] if path.startswith("/") else []
 
 
 def _settle(settler: Settler, interceptor: Interceptor) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "restore", "resume", "status", "promote", "pause", "continue", "limit", "verify", "doctor", "release", "manifest",
-    "config",
+    "config", "fleet",
 )  # fmt: skip
 COMMAND = [sys.executable, "-c", "from active_restore.cli.main import run; run()"]
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from active_restore.config import LimitWindow
 from active_restore.control import messages
 from active_restore.control.client import ControlClient
 from active_restore.control.messages import PathText, StatusText, parse_request
@@ -72,8 +73,8 @@ class Recorder:
     def proceed(self) -> None:
         self.calls.append("proceed")
 
-    def limit(self, bytes_per_s: int) -> None:
-        self.calls.append(bytes_per_s)
+    def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
+        self.calls.append((bytes_per_s, *windows))
 
     def stop(self) -> None:
         self.calls.append("stop")
@@ -146,9 +147,11 @@ def test_every_command(restore: Known, agent: Recorder) -> None:
         client.pause()
         client.proceed()
         client.limit(50_000_000)
+        client.limit(0, [LimitWindow(480, 1080, 20_000_000)])
         assert client.promote([HOSTILE_NAME, b""]) == 2
         client.stop()
-    assert agent.calls == ["pause", "proceed", 50_000_000, [HOSTILE_NAME, b""], "stop"]
+    limits = [(50_000_000,), (0, LimitWindow(480, 1080, 20_000_000))]
+    assert agent.calls == ["pause", "proceed", *limits, [HOSTILE_NAME, b""], "stop"]
 
 
 def test_many_paths_go_in_several_requests(restore: Known, agent: Recorder) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from active_restore.config import LimitWindow
     from active_restore.restore.progress import Status
     from tests.kernel.rig import Rig
     from tests.mqtt.broker import Mosquitto
@@ -53,8 +54,8 @@ class Recorder:
     def proceed(self) -> None:
         raise ActiveRestoreError("not now", "later")
 
-    def limit(self, bytes_per_s: int) -> None:
-        self.calls.append(bytes_per_s)
+    def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
+        self.calls.append([bytes_per_s, *windows] if windows else bytes_per_s)
 
     def stop(self) -> None:
         self.calls.append("stop")

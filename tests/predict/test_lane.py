@@ -63,6 +63,7 @@ def test_the_loader_and_its_cache_come_with_a_script_of_a_whole_system(slow_rig:
     (tree / "usr/lib/deep/program").rename(tree / "bin/program")
     (tree / "lib/ld.so").write_bytes(b"a loader")
     (tree / "bin/script").write_text("#!/bin/interpreter -x\n")
+    (tree / "bin/script").chmod(0o755)
     (tree / "bin/interpreter").symlink_to("/bin/program")
     (tree / "etc/ld.so.conf").write_text("include ld.so.conf.d/*.conf\n")
     (tree / "etc/ld.so.conf.d/deep.conf").write_text("/usr/lib/deep # here\n")

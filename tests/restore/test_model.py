@@ -102,6 +102,7 @@ def test_users_against_a_model(held_rig: Rig, target: Path) -> None:
         # The background goes on meanwhile, slowly.
         client.limit(4 << 20)
     fresh = iter(range(FOLDERS))
+    timed: set[str] = set()
 
     @settings(
         max_examples=FOLDERS,
@@ -118,6 +119,8 @@ def test_users_against_a_model(held_rig: Rig, target: Path) -> None:
                 if word == "promote":
                     client.promote([f"{folder}/{rest[0]}".encode()])
         users = [doing for doing in doings if doing[0] != "promote"]
+        if any(doing[0] == "utime" for doing in users):
+            timed.add(folder)
         assert live(target / folder, users) == live(model / folder, users), users
 
     play()
@@ -126,4 +129,8 @@ def test_users_against_a_model(held_rig: Rig, target: Path) -> None:
     for number in range(FOLDERS):
         for name in NAMES:
             ours = outcome(target / f"e{number}" / name, began_ns)
-            assert ours == outcome(model / f"e{number}" / name, began_ns), (number, name)
+            theirs = outcome(model / f"e{number}" / name, began_ns)
+            if ours and theirs and f"e{number}" in timed:
+                # A user's utimensat(2) in the moment of our write may be lost (see the writer); test_writers has those alone.
+                ours["mtime"] = theirs["mtime"]
+            assert ours == theirs, (number, name)

@@ -9,6 +9,7 @@ import active_restore
 from active_restore.cli import (
     config,
     doctor,
+    fleet,
     limit,
     manifest,
     pause,
@@ -25,7 +26,7 @@ from active_restore.errors import UsageError
 if TYPE_CHECKING:
     from active_restore.cli.command import Subcommands
 
-_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest, config)
+_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest, config, fleet)
 _EXIT_CODES = """\
 exit codes:
   0  all is well            10  no repository there     15  source unavailable

@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING, get_args
 
 from active_restore.cli import command, telling
-from active_restore.config import Existing, InterceptorName, RestoreOptions
+from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
-from active_restore.rate import parse_rate
+from active_restore.schedule import Schedule, parse_schedule
 from active_restore.settings.file import load
 
 if TYPE_CHECKING:
@@ -32,13 +32,23 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         choices=get_args(Existing),
         help="what to do where TARGET is not empty: refuse it (default), or keep what matches by metadata or by content",
     )
-    parser.add_argument("--limit", metavar="RATE", help="limit of the background, like 50MB/s (default: none)")
+    parser.add_argument(
+        "--limit",
+        metavar="RATE",
+        help='limit of the background: 50MB/s, or by hours "20MB/s 08:00-18:00, 50MB/s" (default: none)',
+    )
     parser.add_argument("--interceptor", choices=get_args(InterceptorName), help="what holds tasks (default: auto)")
     parser.add_argument(
         "--fault-timeout",
         type=float,
         metavar="S",
         help="seconds that tasks wait for a source that cannot be reached (default: 600)",
+    )
+    parser.add_argument(
+        "--throttle",
+        choices=get_args(Throttle),
+        default="auto",
+        help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
     )
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
@@ -62,6 +72,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
     fault_timeout_s = defaults.fault_timeout if arguments.fault_timeout is None else arguments.fault_timeout
     if not fault_timeout_s > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
+    limit = Schedule(defaults.limit, ()) if arguments.limit is None else parse_schedule(arguments.limit)
     snapshot, subfolder = arguments.snapshot
     return RestoreOptions(
         source=arguments.source,
@@ -72,7 +83,9 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         exclude=tuple(arguments.exclude),
         existing=arguments.existing or defaults.existing,
         interceptor=arguments.interceptor or defaults.interceptor,
-        limit_bytes_per_s=defaults.limit if arguments.limit is None else parse_rate(arguments.limit),
+        limit_bytes_per_s=limit.bytes_per_s,
+        limit_windows=limit.windows,
+        throttle=arguments.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
     )

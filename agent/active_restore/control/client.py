@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from active_restore.control import messages
-from active_restore.control.messages import Answer, PathText
+from active_restore.control.messages import Answer, PathText, WindowText
 from active_restore.control.names import shown
 from active_restore.errors import ActiveRestoreError, CapabilityMissing, NotRunning
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from active_restore.config import LimitWindow
     from active_restore.control.registry import Known
     from active_restore.restore.progress import Status
 
@@ -65,9 +67,10 @@ class ControlClient:
         """Let the background lane go on."""
         self._ask(messages.ContinueRequest())
 
-    def limit(self, bytes_per_s: int) -> None:
-        """Limit the background lane; 0 for no limit."""
-        self._ask(messages.LimitRequest(bytes_per_s=bytes_per_s))
+    def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
+        """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
+        texts = [WindowText(**dataclasses.asdict(window)) for window in windows]
+        self._ask(messages.LimitRequest(bytes_per_s=bytes_per_s, windows=texts))
 
     def stop(self) -> None:
         """End the agent; the restore can be resumed."""

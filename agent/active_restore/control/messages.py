@@ -7,7 +7,7 @@ Requests are checked strictly (unknown fields are errors); answers may gain fiel
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict
+import dataclasses
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from active_restore.control.names import path_fields, plain
 from active_restore.errors import ActiveRestoreError, UsageError
 from active_restore.model import Task
-from active_restore.restore.progress import LaneCount, Phase, PredictionCount, Status, Waiting
+from active_restore.restore.progress import LaneCount, Phase, PredictionCount, Status, Throttled, ThrottleReason, Waiting
 
 VERSION = 1
 MAX_LINE_BYTES = 2 << 20
@@ -24,8 +24,10 @@ MAX_ANSWER_BYTES = 8 << 20
 """Longest answer; a status with ``MAX_WAITING`` paths of the greatest length fits."""
 MAX_PATHS = 64
 MAX_WAITING = 256
+MAX_WINDOWS = 64
 _MAX_PATH_BYTES = 4096  # PATH_MAX
 _MAX_LIMIT = 1 << 62
+_NESTED = ("lanes", "waiting", "throttle", "predictions")
 
 
 class PathText(BaseModel):
@@ -81,11 +83,21 @@ class ContinueRequest(_Request):
     command: Literal["continue"] = "continue"
 
 
+class WindowText(BaseModel):
+    """A limit for some hours of the day, see ``config.LimitWindow``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    begin_minute: int = Field(ge=0, lt=24 * 60)
+    end_minute: int = Field(ge=0, le=24 * 60)
+    bytes_per_s: int = Field(ge=0, le=_MAX_LIMIT)
+
+
 class LimitRequest(_Request):
-    """Limit the background lane; 0 takes the limit away."""
+    """Limit the background lane; 0 takes the limit away. In a window its own limit holds, the first that fits."""
 
     command: Literal["limit"] = "limit"
     bytes_per_s: int = Field(ge=0, le=_MAX_LIMIT)
+    windows: list[WindowText] = Field(default=[], max_length=MAX_WINDOWS)
 
 
 class StopRequest(_Request):
@@ -145,6 +157,15 @@ class PredictionText(BaseModel):
     allowance: int
 
 
+class ThrottleText(BaseModel):
+    """Manners of the background, see ``progress.Throttled``."""
+
+    reason: ThrottleReason = "free"
+    rate_bytes_per_s: int = 0
+    workers: int = 0
+    by: str = ""
+
+
 class StatusText(BaseModel):
     """A status, see ``progress.Status``; ``target`` and ``source`` are for people."""
 
@@ -168,6 +189,7 @@ class StatusText(BaseModel):
     lanes: dict[str, LaneText]
     waiting: list[WaitingText]
     predictions: dict[str, PredictionText] = {}
+    throttle: ThrottleText = ThrottleText()
 
     @classmethod
     def of(cls, status: Status) -> StatusText:
@@ -192,15 +214,16 @@ class StatusText(BaseModel):
             source_unreachable_s=status.source_unreachable_s,
             lanes={name: LaneText(files=lane.files, bytes=lane.bytes) for name, lane in status.lanes.items()},
             waiting=[WaitingText.waiting(waiting) for waiting in status.waiting[:MAX_WAITING]],
-            predictions={name: PredictionText(**asdict(count)) for name, count in status.predictions.items()},
+            predictions={name: PredictionText(**dataclasses.asdict(count)) for name, count in status.predictions.items()},
+            throttle=ThrottleText(**dataclasses.asdict(status.throttle)),
         )
 
     def to_status(self) -> Status:
         """The status of this text."""
-        composed = ("lanes", "waiting", "predictions")
-        plain_fields = {name: getattr(self, name) for name in StatusText.model_fields if name not in composed}
+        plain_fields = {name: getattr(self, name) for name in StatusText.model_fields if name not in _NESTED}
         return Status(
             **plain_fields,
+            throttle=Throttled(**self.throttle.model_dump()),
             lanes={name: LaneCount(lane.files, lane.bytes) for name, lane in self.lanes.items()},
             waiting=tuple(
                 Waiting(text.to_bytes(), Task(text.task.tid, text.task.tgid, text.task.comm), text.waited_ms)

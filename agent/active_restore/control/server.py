@@ -12,6 +12,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
+from active_restore.config import LimitWindow
 from active_restore.control import messages
 from active_restore.control.messages import Answer, ErrorText, StatusText
 from active_restore.errors import ActiveRestoreError, CapabilityMissing, UsageError
@@ -45,8 +46,8 @@ class Commands(Protocol):
     def proceed(self) -> None:
         """Let the background lane go on."""
 
-    def limit(self, bytes_per_s: int) -> None:
-        """Limit the background lane; 0 for no limit."""
+    def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
+        """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
 
     def stop(self) -> None:
         """Begin to end the agent; returns at once."""
@@ -152,7 +153,8 @@ def obey(commands: Commands, request: messages.Request) -> Answer:
         case messages.PromoteRequest():
             return Answer(promoted=commands.promote([path.to_bytes() for path in request.paths]))
         case messages.LimitRequest():
-            commands.limit(request.bytes_per_s)
+            windows = [LimitWindow(**window.model_dump()) for window in request.windows]
+            commands.limit(request.bytes_per_s, windows)
         case messages.PauseRequest():
             commands.pause()
         case messages.ContinueRequest():

@@ -63,7 +63,7 @@ _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
         ("blocked_signals", "blocked.sig"),
         ("pending_signals", "pending.signal.sig"),
     ),
-    "request": _same("q", "__data_len"),
+    "request": _same("q", "__data_len", "cmd_flags"),
     "request_queue": _same("disk"),
     "gendisk": _same("part0"),
     "block_device": _same("bd_dev"),

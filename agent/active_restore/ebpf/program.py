@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from active_restore.ebpf import abi, headers, maps
 from active_restore.ebpf.btf import read_kernel
 from active_restore.errors import CapabilityMissing
+from active_restore.linux.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +136,7 @@ def _run(build: Build, machine: str) -> None:
 
 def _child() -> None:
     """The child's last line is its answer; what fails otherwise ends it with a traceback behind bcc's own messages."""
+    die_with_parent(signal.SIGKILL)
     build = json.load(sys.stdin)
     missing: tuple[str, str] | None = None
     done = False

@@ -7,6 +7,7 @@ import contextlib
 import encodings.idna  # noqa: F401 - getaddrinfo would import it later, when our libraries may be placeholders
 import logging
 import random
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 TIMEOUT_S = 10.0
 """How long one packet may take to be acknowledged before the connection counts as lost."""
-_MAX_PACKET_BYTES = 64 << 10
+_MAX_PACKET_BYTES = 1 << 20
 _MAX_INCOMING = 16
 # It would write a line for every message of a flood.
 _SILENT = logging.getLogger(f"{__name__}.aiomqtt")
@@ -87,11 +88,16 @@ class _Client(aiomqtt.Client):
 
 @contextlib.asynccontextmanager
 async def connected(
-    broker: Broker, version: ProtocolVersion, identifier: str, will: tuple[str, bytes] | None = None
+    broker: Broker,
+    version: ProtocolVersion,
+    identifier: str,
+    will: tuple[str, bytes] | None = None,
+    *,
+    max_incoming: int = _MAX_INCOMING,
 ) -> AsyncIterator[aiomqtt.Client]:
     """A connection while the block runs. ``will`` is the topic and payload of what the broker publishes (retained) if we die.
 
-    Raises ``aiomqtt.MqttError``.
+    Of messages that come faster than they are read ``max_incoming`` are kept, all for 0. Raises ``aiomqtt.MqttError``.
     """
     client = _Client(
         broker.host,
@@ -104,7 +110,7 @@ async def connected(
         clean_session=True if version == ProtocolVersion.V311 else None,
         timeout=TIMEOUT_S,
         keepalive=broker.keepalive_s,
-        max_queued_incoming_messages=_MAX_INCOMING,
+        max_queued_incoming_messages=max_incoming,
         logger=_SILENT,
         properties=_properties(version),
         tls_context=broker.tls,
@@ -125,6 +131,14 @@ def _properties(version: ProtocolVersion) -> Properties | None:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.MaximumPacketSize = _MAX_PACKET_BYTES
     return properties
+
+
+def why(error: BaseException) -> str:
+    """The cause of a failure in a few words; never what was sent, so no secret."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):
+        return cause.strerror
+    return str(error) or type(error).__name__
 
 
 class DaemonThreads(concurrent.futures.ThreadPoolExecutor):

@@ -7,6 +7,7 @@ files only the first or longest few, with their number.
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +28,8 @@ _MAX_WAITING = 32
 _MAX_SERVED = 16
 _MAX_REFUSED = 100
 _MAX_STEPS = 32
+# Bytes of paths in one message: brokers have limits, and paths of 4,096 bytes exist.
+_MAX_TEXT = 32 << 10
 
 
 class Batch(NamedTuple):
@@ -60,6 +63,7 @@ class Digest:
         self._ready_after_s: float | None = None
         self._longest_ms = 0.0
         self._refused: list[payloads.RefusedFile] = []
+        self._refused_room = _MAX_TEXT
         self._batch = Batch([])
         self._batch_number = 0
         self._told_waiting = False
@@ -91,8 +95,7 @@ class Digest:
                     self._ready_after_s = event.seconds
                     return self._enter("restoring")
                 case Refused():
-                    if len(self._refused) < _MAX_REFUSED:
-                        self._refused.append(payloads.refused(event.path, event.errno, event.detail))
+                    self._take_refused(event)
                     return False
                 case Done():
                     self._end = event
@@ -186,6 +189,11 @@ class Digest:
         self._longest_ms = max(self._longest_ms, event.waited_ms)
         self._batch = self._batch._replace(waits=self._batch.waits + 1, total_ms=self._batch.total_ms + event.waited_ms)
 
+    def _take_refused(self, event: Refused) -> None:
+        self._refused_room -= len(event.path) + len(event.detail)
+        if self._refused_room > 0 and len(self._refused) < _MAX_REFUSED:
+            self._refused.append(payloads.refused(event.path, event.errno, event.detail))
+
     def _enter(self, phase: str) -> bool:
         if phase == self._phase:
             return False
@@ -250,14 +258,16 @@ class Digest:
         waiting = self._waiting()
         self._told_waiting = bool(waiting)
         longest = sorted(waiting, key=lambda wait: -wait.waited_ms)[:_MAX_WAITING]
+        told = [payloads.wait(w.path, w.task.comm, w.task.tid, w.task.tgid, w.waited_ms) for w in longest]
+        served = [
+            payloads.wait(fault.path, fault.task.comm, fault.task.tid, fault.task.tgid, waited_ms)
+            for waited_ms, _, fault in sorted(batch.longest, reverse=True)
+        ]
         return payloads.Faults(
             time=time.time(),
-            waiting=[payloads.wait(w.path, w.task.comm, w.task.tid, w.task.tgid, w.waited_ms) for w in longest],
+            waiting=_that_fit(told),
             waiting_total=len(waiting),
-            served=[
-                payloads.wait(fault.path, fault.task.comm, fault.task.tid, fault.task.tgid, waited_ms)
-                for waited_ms, _, fault in sorted(batch.longest, reverse=True)
-            ],
+            served=_that_fit(served),
             served_total=batch.waits,
             served_ms=round(batch.total_ms, 3),
             faults_total=self._batch_number,
@@ -286,6 +296,12 @@ class Digest:
             error=self._failure,
             timeline=state.timeline,
         )
+
+
+def _that_fit(waits: list[payloads.Wait]) -> list[payloads.Wait]:
+    """The first of them whose paths are not too long together."""
+    sizes = itertools.accumulate(len(wait.path) for wait in waits)
+    return [wait for wait, size in zip(waits, sizes, strict=True) if size <= _MAX_TEXT]
 
 
 def _percent(files_done: int, files_total: int, bytes_done: int, bytes_total: int) -> float:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno as errnos
 import re
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from active_restore.control.names import path_fields, plain
 
@@ -18,6 +19,9 @@ VERSION: Final = 1
 Format = Literal["json", "msgpack"]
 CONTENT_TYPE: dict[Format, str] = {"json": "application/json", "msgpack": "application/msgpack"}
 Outcome = Literal["done", "partly", "interrupted", "failed"]
+# Bounds are for those who read: a payload may come from anybody who can write to the broker, and msgpack has NaN.
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Quantity = Annotated[float, Meta(ge=0, le=1e18)]
 _USER_INFO = re.compile(r"(://[^/\s:@]*):[^/\s@]*@")
 
 
@@ -25,7 +29,7 @@ class Step(msgspec.Struct, frozen=True):
     """A phase and when it began."""
 
     phase: str
-    time: float
+    time: Quantity
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +37,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Literal[1] = VERSION
     node: str
-    time: float
+    time: Quantity
     online: bool
     phase: str
     target: str
@@ -43,8 +47,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     interceptor: str = ""
     agent: str
     paused: bool = False
-    limit_bytes_per_s: int = 0
-    ready_after_s: float | None = None
+    limit_bytes_per_s: Count = 0
+    ready_after_s: Quantity | None = None
     accepts_commands: bool = False
     timeline: list[Step] = []
 
@@ -52,31 +56,31 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class LaneSum(msgspec.Struct, frozen=True):
     """What came by one lane."""
 
-    files: int
-    bytes: int
+    files: Count
+    bytes: Count
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Retained on ``progress``, every ``progress_interval_s``. ``waiting`` is how many tasks wait now."""
 
     version: Literal[1] = VERSION
-    time: float
+    time: Quantity
     phase: str
-    seconds: float
-    percent: float
-    files_total: int
-    files_done: int
-    bytes_total: int
-    bytes_done: int
-    rate_bytes_per_s: float
-    eta_s: float | None
-    faults: int
-    refused: int
-    waiting: int
-    longest_wait_ms: float
+    seconds: Quantity
+    percent: Annotated[float, Meta(ge=0, le=100)]
+    files_total: Count
+    files_done: Count
+    bytes_total: Count
+    bytes_done: Count
+    rate_bytes_per_s: Quantity
+    eta_s: Quantity | None
+    faults: Count
+    refused: Count
+    waiting: Count
+    longest_wait_ms: Quantity
     paused: bool
-    limit_bytes_per_s: int
-    source_unreachable_s: float
+    limit_bytes_per_s: Count
+    source_unreachable_s: Quantity
     lanes: dict[str, LaneSum]
 
 
@@ -86,22 +90,22 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str
     path_b64: str | None = None
     comm: str
-    tid: int
-    tgid: int
-    waited_ms: float
+    tid: Count
+    tgid: Count
+    waited_ms: Quantity
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """On ``faults``, at most once in ``faults_interval_s``: who waits, and the longest waits that have ended since the last."""
 
     version: Literal[1] = VERSION
-    time: float
+    time: Quantity
     waiting: list[Wait]
-    waiting_total: int
+    waiting_total: Count
     served: list[Wait]
-    served_total: int
-    served_ms: float
-    faults_total: int
+    served_total: Count
+    served_ms: Quantity
+    faults_total: Count
 
 
 class RefusedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -109,7 +113,7 @@ class RefusedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     path: str
     path_b64: str | None = None
-    errno: int
+    errno: Count
     errno_name: str
     detail: str
 
@@ -127,19 +131,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Literal[1] = VERSION
     node: str
-    time: float
+    time: Quantity
     outcome: Outcome
     target: str
     source: str
     snapshot: str
     restore_id: str
-    files: int
-    bytes: int
-    faults: int
-    refused: int
-    seconds: float
-    ready_after_s: float | None
-    longest_wait_ms: float
+    files: Count
+    bytes: Count
+    faults: Count
+    refused: Count
+    seconds: Quantity
+    ready_after_s: Quantity | None
+    longest_wait_ms: Quantity
     refused_files: list[RefusedFile]
     error: Failure | None
     timeline: list[Step]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from active_restore.control.registry import directory_name
 from active_restore.errors import ActiveRestoreError
 from active_restore.mqtt import payloads
 from active_restore.mqtt.commands import Desk
-from active_restore.mqtt.connection import Backoff, DaemonThreads, Versions, connected
+from active_restore.mqtt.connection import Backoff, DaemonThreads, Versions, connected, why
 from active_restore.mqtt.digest import Digest
 from active_restore.mqtt.topics import KINDS, RETAINED
 
@@ -236,18 +235,10 @@ class Publisher:
 
     def _tell(self, error: BaseException) -> None:
         """Once for each cause: a broker that is away for days must not fill the log."""
-        why = _why(error)
-        if why != self._told:
-            _log.warning("MQTT: %s cannot be used (%s); the restore goes on without it", self._settings.broker, why)
-        self._told = why
-
-
-def _why(error: BaseException) -> str:
-    """The cause in a few words; never what was sent, so no secret."""
-    cause = error.__context__
-    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):
-        return cause.strerror
-    return str(error) or type(error).__name__
+        cause = why(error)
+        if cause != self._told:
+            _log.warning("MQTT: %s cannot be used (%s); the restore goes on without it", self._settings.broker, cause)
+        self._told = cause
 
 
 def _content_type(version: ProtocolVersion, content_type: str) -> Properties | None:

@@ -101,6 +101,7 @@ class PredictedLane:
             "target": self._target,
             "catalog": os.fsencode(self._shop.catalog.file_path),
             "news": self._news.reader,
+            "mannered": False,
         }
         role = Role("active_restore.predict.process", words, (self._news.reader,))
         process = WorkerProcess(self._number, self._shop, self._handover(), role)
@@ -162,13 +163,14 @@ class _Session(Session):
         board = self._shop.board
         return not board.paused and (not board.rate_bytes_per_s or size < board.rate_bytes_per_s * _SOON_S)
 
-    def _filled(self, number: int, results: list[list[Any]]) -> None:
-        super()._filled(number, results)
-        for row, result, _, _ in results:
-            if result in (frames.OK, frames.SKIPPED):
-                # What it needs comes next.
-                self._news.tell(row, waited=False)
-            else:
+    def _filled(self, number: int, filled: list[int], others: list[list[Any]]) -> None:
+        super()._filled(number, filled, others)
+        skipped = [row for row, result, _, _ in others if result == frames.SKIPPED]
+        for row in (*filled, *skipped):
+            # What it needs comes next.
+            self._news.tell(row, waited=False)
+        for row, result, _, _ in others:
+            if result != frames.SKIPPED:
                 self._book.forget(row)
 
     def _trouble(self, row: int, code: int, detail: str) -> None:

@@ -15,7 +15,7 @@ from array import array
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from active_restore.catalog import FileRow, State
+from active_restore.catalog import State
 from active_restore.model import Lane
 from active_restore.placeholder import open_inode
 from active_restore.restore import frames
@@ -25,6 +25,7 @@ from active_restore.restore.settle import Filled
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from active_restore.catalog import RawFile
     from active_restore.restore.demand import Workshop
     from active_restore.source.base import Handover
 
@@ -85,6 +86,11 @@ class WorkerProcess:
         }
         self.send(frames.SETUP, setup)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
         with self._sending, contextlib.suppress(BrokenPipeError):
@@ -131,19 +137,19 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self._first) or self._next < len(self._rows)
 
-    def batch(self) -> list[FileRow]:
+    def batch(self) -> list[RawFile]:
         """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
         rows: list[int] = []
         while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
         files = self._shop.catalog.files(rows) if rows else []
-        size = 0
-        for position, file in enumerate(files):
-            if size >= self._batch_bytes:
-                self._put_first([one.row for one in files[position:]])
+        total = 0
+        for position, (_, _, size, *_) in enumerate(files):
+            if total >= self._batch_bytes:
+                self._put_first([row for row, *_ in files[position:]])
                 return files[:position]
-            size += file.ref.size
+            total += size
         return files
 
     def _put_first(self, rows: Sequence[int]) -> None:
@@ -178,6 +184,10 @@ class Background:
     def count(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers now."""
+        return [worker.pid for worker in self._workers]
 
     def run(self, number: int) -> None:
         """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""
@@ -238,8 +248,9 @@ class Session:
         self._shop = shop
         self._hooks = hooks
         self._queue = queue
-        self._jobs: dict[int, list[FileRow]] = {}
+        self._jobs: dict[int, dict[int, int]] = {}
         self._undurable: dict[int, int] = {}
+        self._unmarking = 0
         self._tids: list[int] = []
         self._number = 0
         self._troubled: list[int] = []
@@ -248,7 +259,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether the worker has something in hand."""
-        return bool(self._jobs or self._undurable)
+        return bool(self._jobs or self._undurable or self._unmarking)
 
     def greet(self) -> None:
         """Its threads open placeholders: exempt them before the first job."""
@@ -263,9 +274,8 @@ class Session:
             if not files:
                 break
             self._number += 1
-            self._jobs[self._number] = files
-            words = [(file.row, tuple(file.ref), file.handle) for file in files]
-            self._worker.send(frames.JOB, self._number, words)
+            self._jobs[self._number] = {row: size for row, _, size, *_ in files}
+            self._worker.send(frames.JOB, self._number, files)
             fed = True
         return fed
 
@@ -287,6 +297,9 @@ class Session:
             self._filled(*words)
         elif kind == frames.DURABLE:
             self._durable(words[0])
+        elif kind == frames.UNMARKED:
+            self._unmarking -= 1
+            self._shop.board.note_marked(words[0], marked=False)
         else:
             self._other(kind, words)
         return True
@@ -294,24 +307,22 @@ class Session:
     def _other(self, kind: int, words: list[Any]) -> None:
         """A frame that ordinary workers do not send."""
 
-    def _filled(self, number: int, results: list[list[Any]]) -> None:
-        files = {file.row: file for file in self._jobs.pop(number)}
+    def _filled(self, number: int, filled: list[int], others: list[list[Any]]) -> None:
+        sizes = self._jobs.pop(number)
         self.accomplished = True
-        count = size = 0
-        for row, result, code, detail in results:
-            file = files.pop(row)
-            if result == frames.OK:
-                self._undurable[row] = file.ref.size
-                count, size = count + 1, size + file.ref.size
-            elif result == frames.GONE:
-                self._gone(file)
+        done = {row: sizes.pop(row) for row in filled}
+        self._undurable |= done
+        for row, result, code, detail in others:
+            size = sizes.pop(row)
+            if result == frames.GONE:
+                self._gone(row, size)
             elif result == frames.DAMAGED:
-                self._hooks.refused(row, file.ref.path, code, detail)
+                self._hooks.refused(row, self._shop.catalog.path(row), code, detail)
             elif result in (frames.UNREACHABLE, frames.DISK):
                 self._trouble(row, code, detail)
         # A stopped worker leaves files without a result: they are still placeholders.
-        self._queue.put_back(list(files))
-        self._shop.tally.filled(self._lane, count, size)
+        self._queue.put_back(list(sizes))
+        self._shop.tally.filled(self._lane, len(done), sum(done.values()))
 
     def _trouble(self, row: int, code: int, detail: str) -> None:
         if not self._troubled:
@@ -319,17 +330,17 @@ class Session:
             self._shop.reporter.event(Notice(f"the background waits {_RETRY_SECONDS:.0f} s: {what}"))
         self._troubled.append(row)
 
-    def _gone(self, file: FileRow) -> None:
+    def _gone(self, row: int, size: int) -> None:
         """The user deleted it: nothing to restore any more."""
-        self._shop.board.state[file.row] = State.GONE
-        self._shop.catalog.set_states([file.row], State.GONE)
-        self._shop.tally.done([(file.row, file.ref.size)])
+        self._shop.board.state[row] = State.GONE
+        self._shop.catalog.set_states([row], State.GONE)
+        self._shop.tally.done([(row, size)])
 
     def _durable(self, rows: list[int]) -> None:
         self._shop.catalog.set_states(rows, State.SETTLED)
-        for row in rows:
-            self._shop.board.state[row] = State.SETTLED
+        self._shop.board.conclude(rows, State.SETTLED)
         self._worker.send(frames.UNMARK, rows)
+        self._unmarking += 1
         self._shop.tally.done([(row, self._undurable.pop(row, 0)) for row in rows])
 
     def finish(self) -> bool:
@@ -345,11 +356,11 @@ class Session:
         for tid in self._tids:
             self._hooks.unexempt(tid)
         self._worker.close()
-        for files in self._jobs.values():
-            self._queue.put_back([file.row for file in files if self._shop.board.state[file.row] == State.LAID])
-            for file in files:
-                if self._shop.board.state[file.row] == State.FILLED:
-                    self._adopt(file.row, file.ref.size)
+        for sizes in self._jobs.values():
+            self._queue.put_back([row for row in sizes if self._shop.board.state[row] == State.LAID])
+            for row, size in sizes.items():
+                if self._shop.board.state[row] == State.FILLED:
+                    self._adopt(row, size)
         for row, size in self._undurable.items():
             self._adopt(row, size)
         self.forgive()
@@ -363,4 +374,4 @@ class Session:
         if inode is not None:
             self._shop.settler.add(Filled(row, inode, size))
         else:
-            self._gone(file)
+            self._gone(row, size)

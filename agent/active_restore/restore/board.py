@@ -1,6 +1,6 @@
 """The board: state of every row and the wishes of the agent, in memory shared with the worker processes.
 
-One byte a row for its state and one for urgency; a header with pause, stop, rate and counters. Bytes are only changed by
+One byte a row for its state and one for urgency; a header with pause, stop, rates and counters. Bytes are only changed by
 whoever holds the exclusive flock on the inode of that row, so no lock is needed here.
 """
 
@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PAUSED = 0
 _STOPPING = 1
 _RATE = 2
 _WORKERS = 3
+_PACE = 4
+_CONCURRENCY = 5
+_DROPPING = 6
 _MOVED = 8
 _MAX_WORKERS = 56
 _HEADER_BYTES = 512
@@ -26,10 +35,11 @@ class Board:
         self.rows = rows
         self._map = mmap.mmap(fd, _HEADER_BYTES + 2 * max(rows, 1))
         view = memoryview(self._map)
+        self._marked = np.zeros(rows, bool)
+        self._states = np.frombuffer(view[_HEADER_BYTES : _HEADER_BYTES + rows], np.uint8)
         self._words = view[:_HEADER_BYTES].cast("Q")
         self.state = view[_HEADER_BYTES : _HEADER_BYTES + rows]
         self.urgent = view[_HEADER_BYTES + rows : _HEADER_BYTES + 2 * rows]
-        self._views = (self._words, self.state, self.urgent, view)
 
     @classmethod
     def create(cls, rows: int) -> Board:
@@ -38,12 +48,18 @@ class Board:
         os.ftruncate(fd, _HEADER_BYTES + 2 * max(rows, 1))
         return cls(fd, rows)
 
-    def close(self) -> None:
-        """Unmap and close."""
-        for view in self._views:
-            view.release()
-        self._map.close()
-        os.close(self.fd)
+    def note_marked(self, rows: Sequence[int], *, marked: bool) -> None:
+        """The markers of these are there, or were seen to go. Known in the process that is told alone."""
+        self._marked[np.asarray(rows, np.int64)] = marked
+
+    def maybe_marked(self) -> list[int]:
+        """Rows whose marker was not seen to go, in order."""
+        found: list[int] = np.flatnonzero(self._marked).tolist()
+        return found
+
+    def conclude(self, rows: Sequence[int], state: int) -> None:
+        """Set the state of many rows that nobody fills any more."""
+        self._states[np.asarray(rows, np.int64)] = state
 
     @property
     def paused(self) -> bool:
@@ -80,6 +96,33 @@ class Board:
     @workers.setter
     def workers(self, value: int) -> None:
         self._words[_WORKERS] = value
+
+    @property
+    def pace_bytes_per_s(self) -> int:
+        """What manners allow all workers together, whatever the limit; 0 for all they can."""
+        return self._words[_PACE]
+
+    @pace_bytes_per_s.setter
+    def pace_bytes_per_s(self, value: int) -> None:
+        self._words[_PACE] = value
+
+    @property
+    def concurrency(self) -> int:
+        """How many workers may work at a time; they take turns."""
+        return min(self._words[_CONCURRENCY] or self.workers, self.workers) or 1
+
+    @concurrency.setter
+    def concurrency(self, value: int) -> None:
+        self._words[_CONCURRENCY] = value
+
+    @property
+    def dropping(self) -> bool:
+        """Whether what the background made durable should leave the page cache."""
+        return bool(self._words[_DROPPING])
+
+    @dropping.setter
+    def dropping(self, value: bool) -> None:
+        self._words[_DROPPING] = int(value)
 
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""

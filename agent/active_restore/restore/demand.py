@@ -364,6 +364,11 @@ class Demand:
         since = self._unreachable_since
         return time.monotonic() - since if since else 0.0
 
+    @property
+    def awaited(self) -> int:
+        """How many files tasks wait for now."""
+        return len(self._waiting)
+
     def waiting(self) -> list[Waiting]:
         """Who waits now, longest first."""
         now = time.monotonic_ns()

@@ -11,17 +11,21 @@ from active_restore.marker import marker_value
 from active_restore.placeholder import open_inode, read_marker, unmark
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from active_restore.catalog import RawFile
     from active_restore.restore.demand import Workshop
+
+_ROWS = 500
 
 
 def sweep(shop: Workshop) -> list[int]:
-    """Take markers from settled inodes (an interruption may have left some); returns rows that are still unrestored.
+    """Take markers from settled inodes where nobody saw them go (an interruption); returns rows that are still unrestored.
 
     A refused file that the user has deleted is not missing any more.
     """
     left: list[int] = []
-    sizes = {row: size for row, size, _ in shop.catalog.files_in_order() if shop.board.state[row] == State.REFUSED}
-    for row, handle in shop.catalog.handles():
+    for row, _, size, _, _, handle in _files(shop):
         state = shop.board.state[row]
         if state == State.GONE:
             continue
@@ -29,7 +33,7 @@ def sweep(shop: Workshop) -> list[int]:
         if inode is None:
             if state == State.REFUSED:
                 shop.board.state[row] = State.GONE
-                shop.tally.done([(row, sizes.get(row, 0))])
+                shop.tally.done([(row, size)])
             continue
         try:
             if read_marker(inode) != marker_value(shop.marker_prefix, row, handle):
@@ -42,3 +46,9 @@ def sweep(shop: Workshop) -> list[int]:
             os.close(inode)
     sync_filesystem(shop.mount_fd)
     return left
+
+
+def _files(shop: Workshop) -> Iterator[RawFile]:
+    rows = shop.board.maybe_marked()
+    for start in range(0, len(rows), _ROWS):
+        yield from shop.catalog.files(rows[start : start + _ROWS])

@@ -1,7 +1,7 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id results`` and ``DURABLE rows`` come up. The
-process that predicts also sends ``PREDICTED [(kind, row, size), ...]`` up.
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id rows others``, ``DURABLE rows`` and
+``UNMARKED rows`` come up. The process that predicts also sends ``PREDICTED [(kind, row, size), ...]``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, STOP, PREDICTED = range(8)
-# Results of a file in FILLED: (row, result, errno, detail).
-OK, SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(6)
+SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED = range(9)
+# What became of the others in FILLED: (row, result, errno, detail).
+SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")
 
 

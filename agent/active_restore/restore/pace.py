@@ -1,4 +1,4 @@
-"""How fast the background may write: pause, stop and a token bucket for the rate limit. Urgent files ignore all of it."""
+"""How fast the background may write: pause, stop, turns, the user's limit and manners. Urgent files ignore all of it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,41 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.05
 _BURST_S = 0.25
+_TURN_S = 2.0
 
 
 class Stopped(Exception):
     """The agent ends: leave this file as it is."""
 
 
-class Pace:
-    """One worker's share of the limit on the board."""
+class Bucket:
+    """A token bucket. A piece larger than the burst goes into debt, which the next ones wait for."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self) -> None:
         self._then = time.monotonic()
         self._tokens = 0.0
+
+    def ready(self, rate: float) -> bool:
+        """Whether something may go now, at ``rate`` bytes per second."""
+        now = time.monotonic()
+        self._tokens = min(self._tokens + (now - self._then) * rate, rate * _BURST_S)
+        self._then = now
+        return self._tokens > 0
+
+    def spend(self, size: int) -> None:
+        """It went."""
+        self._tokens -= size
+
+
+class Pace:
+    """One worker's share of what the board allows. One that is not ``mannered`` works for tasks that run: limit alone."""
+
+    def __init__(self, board: Board, number: int, *, mannered: bool = True) -> None:
+        self._mannered = mannered
+        self._board = board
+        self._number = number
+        self._limit = Bucket()
+        self._manners = Bucket()
 
     def wait(self, row: int, size: int) -> None:
         """Return when ``size`` bytes of this row may be written. Raises ``Stopped``."""
@@ -32,20 +54,27 @@ class Pace:
                 raise Stopped
             if board.urgent[row]:
                 return
-            if board.paused:
-                time.sleep(_LOOK_S)
-                continue
-            rate = board.rate_bytes_per_s
-            if not rate or self._spend(rate / max(board.workers, 1), size):
+            if (
+                not board.paused
+                and (not self._mannered or has_turn(self._number, board.workers, board.concurrency, time.monotonic()))
+                and self._take(size)
+            ):
                 return
             time.sleep(_LOOK_S)
 
-    def _spend(self, rate: float, size: int) -> bool:
-        """Take tokens; a piece larger than the burst goes into debt, which the next ones wait for."""
-        now = time.monotonic()
-        self._tokens = min(self._tokens + (now - self._then) * rate, rate * _BURST_S)
-        self._then = now
-        if self._tokens <= 0:
+    def _take(self, size: int) -> bool:
+        limit, pace, share = self._board.rate_bytes_per_s, self._board.pace_bytes_per_s, self._board.concurrency
+        if not self._mannered:
+            pace = 0
+        if (limit and not self._limit.ready(limit / share)) or (pace and not self._manners.ready(pace / share)):
             return False
-        self._tokens -= size
+        if limit:
+            self._limit.spend(size)
+        if pace:
+            self._manners.spend(size)
         return True
+
+
+def has_turn(number: int, workers: int, concurrency: int, now_s: float) -> bool:
+    """Workers take turns, or what one has in hand would wait for as long as others use the machine."""
+    return concurrency >= workers or (number + int(now_s / _TURN_S)) % workers < concurrency

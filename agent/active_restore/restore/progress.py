@@ -82,6 +82,22 @@ class LaneCount:
     bytes: int = 0
 
 
+ThrottleReason = Literal["free", "disk", "processor", "memory", "demand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Manners of the background now: why it yields (or is free), its rate (0: all it can), and how many workers may work.
+
+    ``by`` is what tells others' requests from ours: ``bpf``, ``counts`` (an estimate), or nothing before the background runs.
+    """
+
+    reason: ThrottleReason = "free"
+    rate_bytes_per_s: int = 0
+    workers: int = 0
+    by: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PredictionCount:
     """What became of one kind of guess: ``made`` is how many, ``hit`` how many were there in time, ``late`` how many not.
@@ -121,6 +137,7 @@ class Status:
     lanes: dict[str, LaneCount] = field(default_factory=dict)
     waiting: tuple[Waiting, ...] = ()
     predictions: dict[str, PredictionCount] = field(default_factory=dict)
+    throttle: Throttled = Throttled()
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ class Settler:
         for filled in batch:
             self._board.state[filled.row] = State.SETTLED
             unmark(filled.inode)
+        self._board.note_marked(rows, marked=False)
         self._on_settled([(filled.row, filled.size) for filled in batch])
 
     def flush(self) -> None:

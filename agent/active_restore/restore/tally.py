@@ -10,6 +10,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from active_restore.model import Lane
 from active_restore.restore.progress import LaneCount
 
@@ -30,7 +32,7 @@ class Tally:
         self.faults = 0
         self._refused: set[int] = set()
         self._lanes = {lane: LaneCount() for lane in Lane}
-        self._is_done = bytearray(rows)
+        self._is_done = np.zeros(rows, np.uint8)
         self._lock = threading.Lock()
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
@@ -42,13 +44,14 @@ class Tally:
 
     def done(self, settled: Iterable[tuple[int, int]]) -> None:
         """These ``(row, size)`` need nothing any more; telling twice counts once."""
+        pairs = np.array(list(settled), np.int64).reshape(-1, 2)
         with self._lock:
-            for row, size in settled:
-                if not self._is_done[row]:
-                    self._is_done[row] = 1
-                    self.files_done += 1
-                    self.bytes_done += size
-                    self._refused.discard(row)
+            new = pairs[self._is_done[pairs[:, 0]] == 0]
+            self._is_done[new[:, 0]] = 1
+            self.files_done += len(new)
+            self.bytes_done += int(new[:, 1].sum())
+            if self._refused:
+                self._refused.difference_update(new[:, 0].tolist())
 
     def fault(self) -> None:
         """A task waited."""

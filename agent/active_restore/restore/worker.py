@@ -39,6 +39,9 @@ _LINGER_SECONDS = 0.5
 _SYNC_FILES = 2048
 _SYNC_BYTES = 128 << 20
 _FEW = 4
+# While others use the machine: each sync makes them wait, and so does much that is written at once.
+_MANNERLY_LINGER_SECONDS = 5.0
+_MANNERLY_SYNC_BYTES = 32 << 20
 
 
 class Upstream:
@@ -60,8 +63,9 @@ class Upstream:
 class Syncer:
     """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
 
-    def __init__(self, mount_fd: int, upstream: Upstream) -> None:
+    def __init__(self, mount_fd: int, upstream: Upstream, board: Board) -> None:
         self._mount = mount_fd
+        self._board = board
         self._upstream = upstream
         self._changed = threading.Condition()
         self._fresh: list[tuple[int, int]] = []
@@ -77,7 +81,8 @@ class Syncer:
             self._changed.notify_all()
 
     def _enough(self) -> bool:
-        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= _SYNC_BYTES
+        sync_bytes = _MANNERLY_SYNC_BYTES if self._board.pace_bytes_per_s else _SYNC_BYTES
+        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= sync_bytes
 
     def run(self) -> None:
         """Until ``close`` and nothing is left."""
@@ -86,7 +91,8 @@ class Syncer:
                 self._changed.wait_for(lambda: self._fresh or self._closing)
                 if not self._fresh:
                     return
-                self._changed.wait_for(self._enough, _LINGER_SECONDS)
+                linger_s = _MANNERLY_LINGER_SECONDS if self._board.pace_bytes_per_s else _LINGER_SECONDS
+                self._changed.wait_for(self._enough, linger_s)
                 batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
             if len(batch) <= _FEW:
                 for _, inode in batch:
@@ -106,6 +112,7 @@ class Syncer:
                 with contextlib.suppress(OSError):
                     unmark(inode)
                 os.close(inode)
+        self._upstream.send(frames.UNMARKED, rows)
 
     def close(self) -> None:
         """Make the rest durable and end ``run``."""
@@ -123,30 +130,32 @@ class Batch:
         self._filling: Filling | None = None
         self._at = -1
         self._claim = Claim.GONE
-        self.results: dict[int, tuple[int, int, int, str]] = {}
+        self.others: dict[int, tuple[int, int, int, str]] = {}
         self.filled: list[tuple[int, int, int]] = []
 
     def fill(self, reader: Reader) -> None:
-        """Fill all; every file gets a result. Raises ``Stopped``."""
+        """Fill all; every file gets into ``filled`` (row, O_PATH descriptor, size) or ``others``. Raises ``Stopped``."""
         try:
             for at, item in reader.read_many([file.ref for file in self._files]):
                 self._take(at, item)
         except SourceUnavailable as error:
             self._abort()
+            done = {row for row, _, _ in self.filled}
             for file in self._files:
-                self.results.setdefault(file.row, (file.row, frames.UNREACHABLE, 0, str(error)))
+                if file.row not in done:
+                    self.others.setdefault(file.row, (file.row, frames.UNREACHABLE, 0, str(error)))
         except BaseException:
             self._abort()
             raise
 
     def _take(self, at: int, item: Piece | ContentError | None) -> None:
         file = self._files[at]
-        if file.row in self.results:
+        if file.row in self.others:
             return
         try:
             if isinstance(item, ContentError):
                 self._abort()
-                self.results[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
+                self.others[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
                 return
             self._begin(at)
             if item is None:
@@ -155,7 +164,7 @@ class Batch:
                 self._write(file, item)
         except OSError as error:
             self._abort()
-            self.results[file.row] = (file.row, frames.DISK, error.errno or 5, error.strerror or "")
+            self.others[file.row] = (file.row, frames.DISK, error.errno or 5, error.strerror or "")
 
     def _begin(self, at: int) -> None:
         if self._at != at:
@@ -172,13 +181,13 @@ class Batch:
 
     def _end(self, file: FileRow) -> None:
         assert self._filling is not None
-        stripped = self._claim is Claim.UNMARKED and self._setup.board.state[file.row] == State.LAID
-        result = frames.GONE if self._claim is Claim.GONE or stripped else frames.SKIPPED
         if self._claim is Claim.OURS:
             self._filling.finish()
             self.filled.append((file.row, self._filling.keep_inode(), file.ref.size))
-            result = frames.OK
-        self.results[file.row] = (file.row, result, 0, "")
+        else:
+            stripped = self._claim is Claim.UNMARKED and self._setup.board.state[file.row] == State.LAID
+            result = frames.GONE if self._claim is Claim.GONE or stripped else frames.SKIPPED
+            self.others[file.row] = (file.row, result, 0, "")
         self._filling.close()
         self._filling, self._at = None, -1
 
@@ -199,8 +208,8 @@ class Setup:
         self.marker_prefix: bytes = words["marker_prefix"]
         self.board = Board(words["board_fd"], words["rows"])
         self.source = attach(words["recipe"], words["fds"])
-        self.pace = Pace(self.board)
-        self.syncer = Syncer(self.mount_fd, upstream)
+        self.pace = Pace(self.board, self.number, mannered=words.get("mannered", True))
+        self.syncer = Syncer(self.mount_fd, upstream, self.board)
 
 
 def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None], upstream: Upstream) -> None:
@@ -217,7 +226,8 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
                 pass
             finally:
                 # In this order: the agent learns that a file is filled before it learns that it is durable.
-                upstream.send(frames.FILLED, number, list(batch.results.values()))
+                done = [row for row, _, _ in batch.filled]
+                upstream.send(frames.FILLED, number, done, list(batch.others.values()))
                 setup.syncer.add(batch.filled)
     setup.syncer.close()
 
@@ -258,7 +268,7 @@ def serve(nice: int, begin: Begin | None = None) -> None:
         begin(first[1], setup, upstream)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
-            files = [FileRow(row, FileRef(*ref), handle) for row, ref, handle in frame[2]]
+            files = [FileRow(row, FileRef(*ref), handle) for row, *ref, handle in frame[2]]
             jobs.put((frame[1], files))
         elif frame[0] == frames.UNMARK:
             setup.syncer.unmark(frame[1])

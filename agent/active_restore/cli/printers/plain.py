@@ -12,10 +12,16 @@ from active_restore.control.names import shown
 from active_restore.restore.progress import Done, FaultServed, Notice, Planned, Progress, Ready, Refused
 
 if TYPE_CHECKING:
-    from active_restore.restore.progress import Event, Status, Waiting
+    from active_restore.restore.progress import Event, Status, Throttled, ThrottleReason, Waiting
 
 _PROGRESS_EVERY_S = 5.0
 _MAX_WAITING = 8
+_YIELDS: dict[ThrottleReason, str] = {
+    "disk": "others use the disk",
+    "processor": "others need the processors",
+    "memory": "memory is short",
+    "demand": "tasks wait for files",
+}
 
 
 class PlainPrinter:
@@ -113,9 +119,16 @@ def share(status: Status) -> str:
 
 
 def rate_words(status: Status) -> str:
-    """The rate, and the limit where there is one."""
+    """The rate, the limit where there is one, and to whom the background yields."""
     limit = f" (limit {size(status.limit_bytes_per_s)}/s)" if status.limit_bytes_per_s else ""
-    return f"{size(status.rate_bytes_per_s)}/s{limit}"
+    return f"{size(status.rate_bytes_per_s)}/s{limit}{_yield_words(status.throttle)}"
+
+
+def _yield_words(throttle: Throttled) -> str:
+    if throttle.reason == "free":
+        return ""
+    rate = f", at most {size(throttle.rate_bytes_per_s)}/s" if throttle.rate_bytes_per_s else ""
+    return f" (yields: {_YIELDS[throttle.reason]}{rate})"
 
 
 def time_left_words(status: Status) -> str:
