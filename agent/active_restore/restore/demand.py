@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from active_restore.catalog import Catalog
     from active_restore.restore.board import Board
-    from active_restore.restore.progress import Reporter
+    from active_restore.restore.progress import Reporter, Served
     from active_restore.restore.settle import Settler
     from active_restore.restore.tally import Tally
     from active_restore.source.base import Reader, Source
@@ -72,13 +72,6 @@ class Workshop(NamedTuple):
     tally: Tally
     settler: Settler
     reporter: Reporter
-
-
-class Served(Protocol):
-    """Is told of each row that tasks opened, after they went on; must not block."""
-
-    def __call__(self, row: int, *, was_there: bool) -> None:
-        """``was_there``: its content was complete before the task came."""
 
 
 class Demand:

@@ -155,3 +155,10 @@ class Reporter(Protocol):
 
     def event(self, event: Event) -> None:
         """One thing that happened."""
+
+
+class Served(Protocol):
+    """Is told of each row that tasks opened, after they went on; must not block."""
+
+    def __call__(self, row: int, *, was_there: bool) -> None:
+        """``was_there``: its content was complete before the task came."""
