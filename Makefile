@@ -1,12 +1,12 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs chromium e2fsprogs gcc libc6-dev libcap2-bin make mosquitto perl-base python3-bpfcc python3-venv restic strace util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs chromium debootstrap e2fsprogs gcc libc6-dev libcap2-bin make mosquitto perl-base python3-bpfcc python3-venv restic strace systemd util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm fuzz torture demo bench lint clean
+.PHONY: setup test test-vm fuzz torture deb demo bench lint clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,9 @@ fuzz: setup
 # Restores under attack for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
 torture: setup
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py
+
+deb: setup
+	PIP_PYTHON="$(CURDIR)/$(BIN)/python" packaging/debian/build build/deb
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run

@@ -14,8 +14,8 @@ _POOL_BYTES = 64 << 20
 _BLOCK_BYTES = 8 << 20
 _FILES_OF_A_DIRECTORY = 100
 _SMALL_MEDIAN_BYTES = 4 << 10
-_SMALL_SPREAD = 1.6
-_SMALL_MAX_BYTES = 1 << 20
+_SMALL_SPREAD = 2.1
+_SMALL_MAX_BYTES = 32 << 20
 _MTIME_NS = 1_600_000_000_123_456_789
 
 
@@ -35,7 +35,7 @@ class _Pool:
 
 
 def small_sizes(files: int, seed: int) -> list[int]:
-    """Sizes like those of a root file system: most of a few KiB, few up to 1 MiB (log-normal)."""
+    """Sizes like those of a root file system: most of a few KiB, few of many MiB, 36 KiB on average (log-normal)."""
     drawn = np.random.default_rng(seed).lognormal(np.log(_SMALL_MEDIAN_BYTES), _SMALL_SPREAD, files)
     return [int(size) for size in np.clip(drawn, 1, _SMALL_MAX_BYTES)]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from active_restore.config import RestoreOptions
     from active_restore.control.server import Commands
     from active_restore.restore.progress import Reporter
+    from active_restore.source.base import Source
 
 _TICK_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0001
@@ -58,9 +59,18 @@ def restore(options: RestoreOptions, reporter: Reporter, env: Mapping[str, str],
 
 
 def resume(
-    target: str, reporter: Reporter, env: Mapping[str, str], link: Link | None = None, *, source: str | None = None
+    target: str,
+    reporter: Reporter,
+    env: Mapping[str, str],
+    link: Link | None = None,
+    *,
+    source: str | None = None,
+    wait_for_source: bool = False,
 ) -> Done:
-    """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved)."""
+    """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved).
+
+    With ``wait_for_source`` the guard stands before the source is opened, and a source that is away is waited for.
+    """
     started = time.monotonic()
     targets.need_root()
     real = os.path.realpath(target)
@@ -71,7 +81,7 @@ def resume(
         job = _find_job(name, real)
         if source:
             job = job.with_source(source)
-        return _see_through(job, reporter, env, started, link)
+        return _see_through(job, reporter, env, started, link, wait_for_source=wait_for_source)
 
 
 def release(target: str) -> None:
@@ -103,18 +113,35 @@ def _refuse_second(name: str, target: str) -> None:
         )
 
 
-def _see_through(job: Job, reporter: Reporter, env: Mapping[str, str], started: float, link: Link | None) -> Done:
+def _see_through(
+    job: Job,
+    reporter: Reporter,
+    env: Mapping[str, str],
+    started: float,
+    link: Link | None,
+    *,
+    wait_for_source: bool = False,
+) -> Done:
     with contextlib.ExitStack() as stack:
         layer = None
         if job.phase in ("planning", "laying"):
             # Before the source: deriving its key takes as long as this process needs to start.
             layer = stack.enter_context(contextlib.closing(LayerProcess()))
-        source = stack.enter_context(contextlib.closing(open_source(job.options.source, env)))
+        source = stack.enter_context(contextlib.closing(_open(job, env, wait=wait_for_source)))
         job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        job.stopped.unlink(missing_ok=True)
         run = Run(job, source, layer, reporter, started)
         if link is not None:
             link.begin(job.restore_id, job.options.source, run)
         return asyncio.run(_drive(run, job, reporter))
+
+
+def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
+    if not wait or job.phase not in ("revealing", "restoring", "refusing"):
+        return open_source(job.options.source, env)
+    from active_restore.source.later import LaterSource
+
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
@@ -135,6 +162,7 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
         run.forget_failure()
         raise outcome
     if outcome is None:
+        job.stopped.touch()
         raise Interrupted("interrupted", f"go on with: active-restore resume {job.options.target}")
     run.forget()
     return outcome

@@ -22,6 +22,11 @@ def run_root() -> Path:
     return Path(os.environ.get("ACTIVE_RESTORE_RUN", "/run/active-restore"))
 
 
+def service_socket() -> Path:
+    """Where the service hears its children and takes descriptors of guards; there while it runs."""
+    return run_root() / "notify"
+
+
 @dataclass(frozen=True, slots=True)
 class LimitWindow:
     """A limit for some hours of the day: minutes since midnight, local time. Over midnight where it ends before it begins."""

@@ -15,7 +15,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
-from active_restore.errors import ActiveRestoreError, TargetError
+from active_restore.errors import ActiveRestoreError, SourceUnavailable, TargetError
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.1
+_SOURCE_SECONDS = 1.0
 _MAX_WORKERS = 2
 
 
@@ -186,6 +187,8 @@ class Run:
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
+        if not self._await_source():
+            return
         hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
@@ -205,6 +208,20 @@ class Run:
             lane.finish()
             for server in servers:
                 server.join()
+
+    def _await_source(self) -> bool:
+        """Until content can be had: the guard may stand before the source does. ``False`` when we are stopped."""
+        told = ""
+        while not self._stopping.is_set():
+            try:
+                self._source.reader().close()
+                return True
+            except SourceUnavailable as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._warn(f"the source cannot be reached, the background waits: {told}")
+                self._stopping.wait(_SOURCE_SECONDS)
+        return False
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "restore", "resume", "status", "promote", "pause", "continue", "limit", "verify", "doctor", "release", "manifest",
-    "config", "fleet",
+    "config", "agent", "run", "install", "fleet",
 )  # fmt: skip
 COMMAND = [sys.executable, "-c", "from active_restore.cli.main import run; run()"]
 
@@ -57,6 +57,9 @@ def write_restore(state: Path, target: Path) -> None:
         (["limit", "much"], 2, "much"),
         (["limit", "5MB/s"], 19, "no restore"),
         (["pause"], 19, "no restore"),
+        (["run", "web"], 2, "there is no [restores.web]"),
+        (["install", "--root", "/nonexistent"], 2, "no directory"),
+        (["install", "--root", "/tmp", "--command", "a b"], 2, "cannot be named"),
         (["continue"], 19, "no restore"),
         (["status", "/nowhere"], 19, "/nowhere"),
         (["promote", "/nowhere/x"], 19, "/nowhere/x"),

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     as_json = "--json" in argv
     try:
         with log.to_stderr(debug=debug):
-            arguments = build_parser().parse_args(argv)
+            arguments = build_parser(argv).parse_args(argv)
             code: int = arguments.run(arguments)
             return code
     except SystemExit as ended:  # argparse, after --help or --version

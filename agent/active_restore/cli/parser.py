@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import TYPE_CHECKING, NoReturn
 
 import active_restore
-from active_restore.cli import (
-    config,
-    doctor,
-    fleet,
-    limit,
-    manifest,
-    pause,
-    proceed,
-    promote,
-    release,
-    restore,
-    resume,
-    status,
-    verify,
-)
 from active_restore.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from active_restore.cli.command import Subcommands
 
-_COMMANDS = (restore, resume, status, promote, pause, proceed, limit, verify, doctor, release, manifest, config, fleet)
+# Each is a module of this package. Only that of the command that is run is imported: the others would cost a restore as
+# much time as the rest of its start.
+_COMMANDS = {
+    "restore": "restore",
+    "resume": "resume",
+    "status": "status",
+    "promote": "promote",
+    "pause": "pause",
+    "continue": "proceed",
+    "limit": "limit",
+    "verify": "verify",
+    "doctor": "doctor",
+    "release": "release",
+    "manifest": "manifest",
+    "config": "config",
+    "agent": "agent",
+    "run": "run",
+    "install": "install",
+    "fleet": "fleet",
+}
 _EXIT_CODES = """\
 exit codes:
   0  all is well            10  no repository there     15  source unavailable
@@ -46,8 +53,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, f"see: {self.prog} --help")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; ``run`` of what it parses takes the arguments and gives the exit code."""
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line; ``run`` of what it parses takes the arguments and gives the exit code.
+
+    Where ``argv`` names a command, it is the only one that the parser knows.
+    """
     parser = Parser(
         prog="active-restore",
         description="Restore a directory tree while it is already in use.",
@@ -60,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and all log messages")
     commands: Subcommands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for command in _COMMANDS:
-        command.add(commands, common)
+    named = next((word for word in argv if not word.startswith("-")), "")
+    for module in [_COMMANDS[named]] if named in _COMMANDS else _COMMANDS.values():
+        importlib.import_module(f"active_restore.cli.{module}").add(commands, common)
     return parser

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from active_restore.cli import command, telling
 from active_restore.cli.restore import finish
+from active_restore.linux.process import die_with_parent
 
 if TYPE_CHECKING:
-    import argparse
-
     from active_restore.cli.command import Subcommands
 
 
@@ -19,6 +20,11 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser = command.declare(commands, common, "resume", "go on with a restore that was interrupted", run)
     parser.add_argument("target", metavar="TARGET", help="the directory that is being restored")
     parser.add_argument("--source", metavar="SOURCE", help="where the backup is now, if it has moved")
+    parser.add_argument(
+        "--wait-for-source", action="store_true", help="guard the target at once, even while the backup cannot be reached"
+    )
+    # By the service: end with it.
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     telling.add_mqtt(parser)
     command.add_json(parser)
 
@@ -27,6 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Resume."""
     import active_restore.agent as agent
 
+    if arguments.supervised:
+        die_with_parent(signal.SIGTERM)
     target = command.absolute(arguments.target)
-    with telling.told(arguments, target) as (told, link):
-        return finish(agent.resume(target, told, os.environ, link, source=arguments.source), told)
+    with telling.told(arguments, target, guard_first=arguments.supervised) as (told, link):
+        wait = arguments.wait_for_source
+        done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)
+        return finish(done, told)

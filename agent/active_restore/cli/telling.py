@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import TYPE_CHECKING
 
 from active_restore.cli.printers.choice import reporter
+from active_restore.errors import UsageError
 from active_restore.settings.file import load
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from active_restore.agent import Link
     from active_restore.mqtt.settings import Settings
     from active_restore.restore.progress import Event, Reporter
+
+_log = logging.getLogger(__name__)
 
 
 class _Each:
@@ -40,9 +44,18 @@ def add_mqtt(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def told(arguments: argparse.Namespace, target: str) -> Iterator[tuple[Reporter, Link | None]]:
-    """The reporter of a restore, and the link to the broker if there is one. Raises ``UsageError``."""
-    settings = mqtt_settings(arguments.mqtt)
+def told(arguments: argparse.Namespace, target: str, *, guard_first: bool = False) -> Iterator[tuple[Reporter, Link | None]]:
+    """The reporter of a restore, and the link to the broker if there is one. Raises ``UsageError``.
+
+    With ``guard_first`` a broker that is configured wrongly is none: somebody waits for the guard.
+    """
+    try:
+        settings = mqtt_settings(arguments.mqtt)
+    except UsageError as error:
+        if not guard_first:
+            raise
+        _log.error("nothing is published: %s", error)
+        settings = None
     with reporter(as_json=arguments.json) as printed:
         if settings is None:
             yield printed, None

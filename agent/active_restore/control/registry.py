@@ -57,6 +57,19 @@ def known() -> list[Known]:
     return sorted((restore for restore in found if restore is not None), key=lambda restore: restore.target)
 
 
+def names() -> list[str]:
+    """The directories of all restores, also of those whose state cannot be read."""
+    try:
+        return sorted(os.listdir(state_root()))
+    except FileNotFoundError:
+        return []
+
+
+def lookup(name: str) -> Known | None:
+    """The restore of this directory, if there is one. Raises ``ActiveRestoreError`` where its state is damaged."""
+    return _read(name)
+
+
 def find(target: str) -> Known:
     """The restore of this target. Raises ``NotRunning``."""
     restore = _read(directory_name(target))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from active_restore.ebpf import capability
-from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
 
 if TYPE_CHECKING:
@@ -20,6 +18,10 @@ def choose(name: InterceptorName) -> Interceptor:
     """
     if name != "bpf":
         return FanotifyInterceptor()
+    # Imported where it is wanted: it takes as long as a tenth of a whole start.
+    from active_restore.ebpf import capability
+    from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
+
     for problem in capability.problems():
         raise problem
     return GuardedBpfInterceptor()

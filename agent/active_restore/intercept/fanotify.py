@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from active_restore.config import service_socket
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import keepers, wire
 from active_restore.intercept.guard import answer
@@ -24,6 +25,7 @@ from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
+from active_restore.linux.notify import GUARD_PARTS, store_descriptor
 from active_restore.linux.process import is_alive
 from active_restore.model import Fault, Gate, Intent, Task
 
@@ -90,7 +92,7 @@ class FanotifyInterceptor:
         self._leader = 0
 
     def arm(self, territory: Territory) -> None:
-        """Make the group, start keeper and standby, and only then mark the file system (they open files to start)."""
+        """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
         try:
             group = fanotify.init(_INIT, _EVENT_FLAGS)
         except OSError as error:
@@ -111,7 +113,7 @@ class FanotifyInterceptor:
                 ledger.mask = mask
                 ledger.device = os.stat(territory.root).st_dev
                 crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
-                crew.start(watch_pid=crew.start())
+                crew.start()
                 self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)
             except OSError as error:
                 raise TargetError(
@@ -121,6 +123,7 @@ class FanotifyInterceptor:
         self._territory = territory
         self._link = keepers.connect(territory.run_dir)
         self._open_passage()
+        self._store()
         self._watch_standby()
 
     @staticmethod
@@ -133,6 +136,9 @@ class FanotifyInterceptor:
     def laid(self) -> None:
         """Watch truncate(2) from now on (laying does that itself), and let the guard learn which inodes are plain."""
         link, territory = self._linked()
+        with self._relink:
+            # Started beside the laying: from now on there is something to lose.
+            self._need_standby(territory)
         self._mark(link.group, territory.root, link.ledger.mask)
         link.ledger.learn()
 
@@ -147,8 +153,16 @@ class FanotifyInterceptor:
         self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
         self.laid()
+        self._store()
         self._watch_standby()
         return True
+
+    def _store(self) -> None:
+        """Let the service hold copies: should all of us die at once, tasks go on waiting."""
+        link, territory = self._linked()
+        name = os.path.basename(territory.run_dir)
+        for part, fd in zip(GUARD_PARTS, (link.group, link.listener, link.ledger.fd), strict=True):
+            store_descriptor(str(service_socket()), f"{name}.{part}", fd)
 
     def _open_passage(self) -> None:
         """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""
@@ -268,12 +282,14 @@ class FanotifyInterceptor:
         threading.Thread(target=self._keep_standby, name="standby", daemon=True).start()
 
     def _keep_standby(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
+        while True:
             with self._relink:
                 _, territory = self._linked()
                 if not self._ending:
                     with contextlib.suppress(CapabilityMissing, OSError):
                         self._need_standby(territory)
+            if self._ended.wait(_LOOK_SECONDS):
+                return
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
         """Answer. For readers the gate is a byte of the ledger; for all it is the marker, which the engine removes itself."""

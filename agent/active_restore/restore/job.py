@@ -49,6 +49,11 @@ class Job:
         return run_root() / self.name
 
     @property
+    def stopped(self) -> Path:
+        """There while a user wants this restore to stand still; forgotten by a reboot."""
+        return stopped_file(self.name)
+
+    @property
     def marker_prefix(self) -> bytes:
         """What the markers of this restore begin with."""
         return marker_prefix(self.restore_id)
@@ -99,6 +104,16 @@ class Job:
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
 
+def stopped_file(name: str) -> Path:
+    """See ``Job.stopped``."""
+    return run_root() / name / "stopped"
+
+
+def lock_file(name: str) -> Path:
+    """What the agent of a target holds locked."""
+    return state_root() / name / "agent.lock"
+
+
 def _from_dict(name: str, read: Any) -> Job:
     found = msgspec.convert(read, dict[str, Any])
     known = {field.name for field in dataclasses.fields(RestoreOptions)}
@@ -134,7 +149,7 @@ def only_agent(name: str) -> Iterator[None]:
     """Hold the lock of a target. Raises ``Busy`` where another agent holds it."""
     directory = state_root() / name
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

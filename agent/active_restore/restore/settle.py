@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Flushing a file system slows down those who use it (measured: the p99 of faults doubles), so it waits for a pause between
 # faults, though not for ever.
-_QUIET_SECONDS = 0.2
+_QUIET_SECONDS = 0.5
 _LONGEST_SECONDS = 2.0
 _BATCH_FILES = 4096
 # Measured on ext4: below this, one fdatasync(2) each costs less than flushing the whole file system.

@@ -65,6 +65,9 @@ class Filling:
         self.inode = inode
         if read_marker(inode) != marker_value(self._prefix, self.file.row, self.file.handle):
             return Claim.UNMARKED
+        if self._board.state[self.file.row] == State.FILLED:
+            # It may be running already: nobody may open it for writing then, not even we.
+            return Claim.FILLED_ALREADY
         self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
