@@ -369,6 +369,7 @@ def _serve(interceptor: Interceptor, demand: Demand) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
     with contextlib.suppress(OSError):
         hurry()
+    demand.warm_up()
     interceptor.serve(demand.on_fault)
 
 

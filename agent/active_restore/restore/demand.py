@@ -10,6 +10,7 @@ Every fault ends in a release or a refusal; an unexpected exception refuses with
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import FileRow, State
-from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.errors import ActiveRestoreError, ContentError, SourceUnavailable
 from active_restore.linux import tasks
 from active_restore.linux.latency import Wakefulness
 from active_restore.model import Fault, Gate, Intent, Lane, Task
@@ -96,6 +97,13 @@ class Demand:
         self._stall_changed = threading.Condition()
         self._closing = False
         self._unreachable_since = 0.0
+
+    def warm_up(self) -> None:
+        """Called by each thread that will serve faults: the first one need not wait until everything is open."""
+        self._exempt_this_thread()
+        self._shop.catalog.file(0)
+        with contextlib.suppress(ActiveRestoreError):
+            self._reader()
 
     def on_fault(self, fault: Fault) -> None:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
@@ -212,6 +220,7 @@ class Demand:
 
     def _fill(self, filling: Filling) -> None:
         file = filling.file
+        self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
             truncates = all(fault.intent is Intent.TRUNCATE for fault in self._waiting.get(file.row, ()))
         if truncates and file.ref.size > _TRUNCATE_AT_ONCE_BYTES:
