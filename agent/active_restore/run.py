@@ -24,12 +24,13 @@ from active_restore.linux.process import hurry
 from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
-from active_restore.restore.demand import Answers, Demand, Workshop
+from active_restore.restore.demand import Answers, Demand
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
 from active_restore.restore.settle import Settler
+from active_restore.restore.shop import Workshop
 from active_restore.restore.tally import Tally
 from active_restore.restore.throttle.ticker import Counters, Ticker
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from active_restore.restore.background import Hooks
-    from active_restore.restore.demand import Workshop
     from active_restore.restore.progress import PredictionCount
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Handover
 
 # Small: what is in hand cannot be overtaken by what is needed sooner.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from active_restore.catalog import RawFile
-    from active_restore.restore.demand import Workshop
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Handover
 
 _BATCH_FILES = 256

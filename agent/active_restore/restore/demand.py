@@ -31,11 +31,8 @@ from active_restore.restore.writer import Claim, Filling
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from active_restore.catalog import Catalog
-    from active_restore.restore.board import Board
-    from active_restore.restore.progress import Reporter, Served
-    from active_restore.restore.settle import Settler
-    from active_restore.restore.tally import Tally
+    from active_restore.restore.progress import Served
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Reader, Source
 
 # More is not restored in the thread that serves faults, and still more not side by side with many others.
@@ -61,18 +58,6 @@ class Answers(NamedTuple):
     refuse: Callable[[int, int, Sequence[Fault]], None]
     describe: Callable[[Fault], Task]
     exempt: Callable[[int], None]
-
-
-class Workshop(NamedTuple):
-    """What every lane works with. ``mount_fd`` is the interceptor's passage."""
-
-    mount_fd: int
-    catalog: Catalog
-    board: Board
-    marker_prefix: bytes
-    tally: Tally
-    settler: Settler
-    reporter: Reporter
 
 
 class Demand:

@@ -64,7 +64,8 @@ class Pace:
                 and (not self._mannered or has_turn(self._number, board.workers, board.concurrency, time.monotonic()))
                 and self._take(size)
             ):
-                self._give_way(row)
+                if self._mannered:
+                    self._give_way(row)
                 return
             time.sleep(_LOOK_S)
 
