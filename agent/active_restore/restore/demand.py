@@ -51,13 +51,12 @@ _LAST_RETRY_S = 15.0
 class Answers(NamedTuple):
     """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
 
-    ``describe(fault)`` tells who waits; ``exempt`` takes a thread id of ours that is about to open placeholders.
+    ``describe(fault)`` tells who waits.
     """
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
     describe: Callable[[Fault], Task]
-    exempt: Callable[[int], None]
 
 
 class Demand:
@@ -85,7 +84,6 @@ class Demand:
 
     def warm_up(self) -> None:
         """Called by each thread that will serve faults: the first one need not wait until everything is open."""
-        self._exempt_this_thread()
         self._shop.catalog.file(0)
         with contextlib.suppress(ActiveRestoreError):
             self._reader()
@@ -96,7 +94,7 @@ class Demand:
         self._last_fault = time.monotonic()
         self._wakefulness.begin()
         if tasks.is_ours(fault.task.tid):
-            # A thread of ours that is not exempt opened a placeholder: waiting for ourselves would be for ever.
+            # A thread of ours opened a placeholder, not from the passage: waiting for ourselves would be for ever.
             self._answers.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
@@ -165,7 +163,6 @@ class Demand:
         if self._shop.board.state[row] == State.REFUSED:
             self._fail(row, self._refusals.get(row, errno.EIO), "")
             return
-        self._exempt_this_thread()
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
             claim = filling.claim(wait=wait)
@@ -282,11 +279,6 @@ class Demand:
             with self._lock:
                 self._readers.append(reader)
         return reader
-
-    def _exempt_this_thread(self) -> None:
-        if not getattr(self._thread, "exempt", False):
-            self._answers.exempt(threading.get_native_id())
-            self._thread.exempt = True
 
     def _stall(self, file: FileRow, error: SourceUnavailable) -> None:
         with self._stall_changed:
