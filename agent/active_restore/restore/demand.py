@@ -100,6 +100,8 @@ class Demand:
             return
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
+            # Wanted: it stays in the page cache.
+            self._shop.board.urgent[row] = 1
             self._answers.release(row, Gate.READ, [fault])
             self._on_served(row, was_there=True)
             return

@@ -24,7 +24,7 @@ from active_restore.placeholder import unmark
 from active_restore.restore import frames
 from active_restore.restore.board import Board
 from active_restore.restore.pace import Pace, Stopped
-from active_restore.restore.settle import make_durable
+from active_restore.restore.settle import forget_pages, make_durable
 from active_restore.restore.writer import Claim, Filling
 from active_restore.source.open import attach
 
@@ -111,6 +111,8 @@ class Syncer:
             if inode >= 0:
                 with contextlib.suppress(OSError):
                     unmark(inode)
+                    if self._board.dropping and not self._board.urgent[row]:
+                        forget_pages(inode)
                 os.close(inode)
         self._upstream.send(frames.UNMARKED, rows)
 
