@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from active_restore.control.registry import directory_name
 from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
-from active_restore.intercept import keepers
+from active_restore.intercept.choose import abandon
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.restore import target as targets
@@ -24,6 +24,7 @@ from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.run import Run
 from active_restore.source.open import open_source
+from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ def release(target: str) -> None:
     name = directory_name(real)
     job = load(name)
     with only_agent(name):
-        keepers.abandon(str(job.run_dir), errno.EIO)
+        abandon(str(job.run_dir), job.restore_id, errno.EIO)
 
 
 def _find_job(name: str, target: str) -> Job:
@@ -137,11 +138,12 @@ def _see_through(
 
 
 def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
+    turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
     if not wait or job.phase not in ("revealing", "restoring", "refusing"):
-        return open_source(job.options.source, env)
+        return open_source(job.options.source, env, turnstile)
     from active_restore.source.later import LaterSource
 
-    return LaterSource(job.options.source, lambda: open_source(job.options.source, env))
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:

@@ -21,14 +21,16 @@ from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
 from active_restore.linux.process import hurry
+from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
-from active_restore.restore.demand import Answers, Demand, Workshop
+from active_restore.restore.demand import Answers, Demand
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
 from active_restore.restore.settle import Settler
+from active_restore.restore.shop import Workshop
 from active_restore.restore.tally import Tally
 from active_restore.restore.throttle.ticker import Counters, Ticker
 
@@ -68,6 +70,7 @@ class Run:
         self._shop: Workshop | None = None
         self._demand: Demand | None = None
         self._background: Background | None = None
+        self._predicted: PredictedLane | None = None
         self._ticker: Ticker | None = None
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
@@ -95,11 +98,11 @@ class Run:
     def _to_guarded(self, laying: Laying) -> Interceptor:
         """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
         job = self._job
-        interceptor = choose(job.options.interceptor)
+        interceptor = choose(job.options.interceptor, job.restore_id)
         if job.phase in ("planning", "laying"):
             if interceptor.adopt(self._territory()):
                 interceptor.disarm()
-                interceptor = choose(job.options.interceptor)
+                interceptor = choose(job.options.interceptor, job.restore_id)
             self._lay(laying, interceptor)
             return interceptor
         if job.phase == "lost":
@@ -143,10 +146,12 @@ class Run:
 
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
-        shop = self._shop = self._open_shop(passage)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.exempt)
-        demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
-        self._start("settler", lambda: _settle(shop.settler, interceptor))
+        shop = self._shop = self._open_shop(passage, interceptor)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
+        options = self._job.options
+        lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
+        demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
+        self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
             self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
@@ -157,10 +162,10 @@ class Run:
         notify("READY=1")
         sync_filesystem(passage)
         self._job = self._job.in_phase("restoring")
-        self._fill(shop, demand, interceptor)
+        self._fill(shop, demand, interceptor, lane)
         return self._end(shop, interceptor, demand)
 
-    def _open_shop(self, mount: int) -> Workshop:
+    def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
         catalog = self._catalog
         totals = catalog.totals()
         rows = catalog.row_count()
@@ -178,14 +183,19 @@ class Run:
                 self._order.append(row)
         tally.done(done)
         board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
-        settler = Settler(mount, catalog, board, tally.done)
+
+        def settled(files: Sequence[tuple[int, int]]) -> None:
+            interceptor.settled([row for row, _ in files])
+            tally.done(files)
+
+        settler = Settler(mount, catalog, board, settled)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
-    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
+    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
         if not self._await_source():
             return
-        hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
+        hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
@@ -193,6 +203,7 @@ class Run:
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
+        lane.start(hooks)
         with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
             for server in servers:
                 server.start()
@@ -200,6 +211,7 @@ class Run:
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
             background.finish()
+            lane.finish()
             for server in servers:
                 server.join()
 
@@ -248,6 +260,8 @@ class Run:
         for thread in self._threads:
             thread.join()
         demand.close()
+        if self._predicted is not None:
+            self._predicted.close()
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name)
@@ -340,6 +354,7 @@ class Run:
             source_unreachable_s=demand.unreachable_s,
             lanes=lanes,
             waiting=tuple(demand.waiting()),
+            predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
 
@@ -350,16 +365,11 @@ def _local_path(url: str) -> list[str]:
     return [path] if path.startswith("/") else []
 
 
-def _settle(settler: Settler, interceptor: Interceptor) -> None:
-    """A few files are made durable through descriptors of their own, and opening those must not be a fault."""
-    interceptor.exempt(threading.get_native_id())
-    settler.run()
-
-
 def _serve(interceptor: Interceptor, demand: Demand) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
     with contextlib.suppress(OSError):
         hurry()
+    demand.warm_up()
     interceptor.serve(demand.on_fault)
 
 

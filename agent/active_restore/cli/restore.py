@@ -50,6 +50,14 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
     )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        choices=range(1, 65),
+        default=0,
+        metavar="N",
+        help="at most N requests at a time to a remote source; with 2 or more, one is kept for tasks that wait",
+    )
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
     telling.add_mqtt(parser)
@@ -88,6 +96,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         throttle=arguments.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
+        connections=arguments.connections,
     )
 
 

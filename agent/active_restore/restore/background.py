@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from active_restore.catalog import RawFile
-    from active_restore.restore.demand import Workshop
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Handover
 
 _BATCH_FILES = 256
@@ -36,26 +36,36 @@ _RETRY_SECONDS = 5.0
 # Between the deaths of a worker that accomplished nothing: the background must neither give up nor eat the machine.
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 30.0
-_HELLOS = 2
 
 
 class Hooks(NamedTuple):
-    """What the background asks of the agent. ``exempt`` and ``unexempt`` take thread ids of workers."""
+    """What the background tells the agent: rows that are no placeholders any more, and what the backup does not have."""
 
-    exempt: Callable[[int], None]
-    unexempt: Callable[[int], None]
+    settled: Callable[[Sequence[int]], None]
     refused: Callable[[int, bytes, int, str], None]
+
+
+class Role(NamedTuple):
+    """What a worker process runs; ``words`` go into its first frame, ``fds`` are inherited."""
+
+    module: str
+    words: dict[str, Any]
+    fds: tuple[int, ...]
+
+
+_WORKER = Role("active_restore.restore.worker", {}, ())
 
 
 class WorkerProcess:
     """One worker and its streams."""
 
-    def __init__(self, number: int, shop: Workshop, handover: Handover) -> None:
+    def __init__(self, number: int, shop: Workshop, handover: Handover, role: Role = _WORKER) -> None:
+        self._sending = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "active_restore.restore.worker"],
+            [sys.executable, "-P", "-m", role.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds],
+            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds, *role.fds],
             cwd="/",
         )
         assert self._process.stdin is not None
@@ -70,6 +80,7 @@ class WorkerProcess:
             "rows": shop.board.rows,
             "recipe": handover.recipe,
             "fds": list(handover.fds),
+            **role.words,
         }
         self.send(frames.SETUP, setup)
 
@@ -80,7 +91,7 @@ class WorkerProcess:
 
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
-        with contextlib.suppress(BrokenPipeError):
+        with self._sending, contextlib.suppress(BrokenPipeError):
             frames.write_frame(self._down, *words)
 
     def receive(self) -> list[Any] | None:
@@ -98,8 +109,10 @@ class WorkerProcess:
 class Queue:
     """Rows that nobody has asked for yet, in order, with promoted and returned rows before all others."""
 
-    def __init__(self, shop: Workshop) -> None:
+    def __init__(self, shop: Workshop, batch_files: int = _BATCH_FILES, batch_bytes: int = _BATCH_BYTES) -> None:
         self._shop = shop
+        self._batch_files = batch_files
+        self._batch_bytes = batch_bytes
         self._lock = threading.Lock()
         self._rows = array("I")
         self._next = 0
@@ -125,13 +138,13 @@ class Queue:
     def batch(self) -> list[RawFile]:
         """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
         rows: list[int] = []
-        while len(rows) < _BATCH_FILES and (row := self._pop()) is not None:
+        while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
         files = self._shop.catalog.files(rows) if rows else []
         total = 0
         for position, (_, _, size, *_) in enumerate(files):
-            if total >= _BATCH_BYTES:
+            if total >= self._batch_bytes:
                 self._put_first([row for row, *_ in files[position:]])
                 return files[:position]
             total += size
@@ -178,7 +191,7 @@ class Background:
         """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""
         pause = _FIRST_PAUSE_S
         try:
-            while not self._serve(session := _Session(self._workers[number], self._shop, self._hooks, self.queue)):
+            while not self._serve(session := Session(self._workers[number], self._shop, self._hooks, self.queue)):
                 pause = _FIRST_PAUSE_S if session.accomplished else min(2 * pause, _LAST_PAUSE_S)
                 self._shop.reporter.event(Notice("a worker process died and is replaced"))
                 with self._wake:
@@ -188,10 +201,9 @@ class Background:
         finally:
             self._workers[number].close()
 
-    def _serve(self, session: _Session) -> bool:
+    def _serve(self, session: Session) -> bool:
         """``False`` when the worker died before its work was done."""
         try:
-            session.greet()
             while not (self._shop.board.stopping or (self._finished and not session.busy)):
                 if not session.feed() and not session.busy:
                     self._rest(session)
@@ -201,7 +213,7 @@ class Background:
         finally:
             session.end()
 
-    def _rest(self, session: _Session) -> None:
+    def _rest(self, session: Session) -> None:
         """Nothing to hand out: sleep until there is, or a while after trouble."""
         with self._wake:
             self._wake.wait_for(lambda: self._finished or self.queue or self._shop.board.stopping, _RETRY_SECONDS)
@@ -224,10 +236,11 @@ class Background:
             self._wake.notify_all()
 
 
-class _Session:
+class Session:
     """The conversation with one living worker."""
 
-    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue) -> None:
+    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue, lane: Lane = Lane.BACKGROUND) -> None:
+        self._lane = lane
         self._worker = worker
         self._shop = shop
         self._hooks = hooks
@@ -235,7 +248,6 @@ class _Session:
         self._jobs: dict[int, dict[int, int]] = {}
         self._undurable: dict[int, int] = {}
         self._unmarking = 0
-        self._tids: list[int] = []
         self._number = 0
         self._troubled: list[int] = []
         self.accomplished = False
@@ -244,11 +256,6 @@ class _Session:
     def busy(self) -> bool:
         """Whether the worker has something in hand."""
         return bool(self._jobs or self._undurable or self._unmarking)
-
-    def greet(self) -> None:
-        """Its threads open placeholders: exempt them before the first job."""
-        while len(self._tids) < _HELLOS and self.hear():
-            pass
 
     def feed(self) -> bool:
         """Hand out batches; ``False`` where none could be."""
@@ -274,17 +281,20 @@ class _Session:
         if frame is None:
             return False
         kind, *words = frame
-        if kind == frames.HELLO:
-            self._tids.append(words[0])
-            self._hooks.exempt(words[0])
-        elif kind == frames.FILLED:
+        if kind == frames.FILLED:
             self._filled(*words)
         elif kind == frames.DURABLE:
             self._durable(words[0])
         elif kind == frames.UNMARKED:
             self._unmarking -= 1
             self._shop.board.note_marked(words[0], marked=False)
+            self._hooks.settled(words[0])
+        else:
+            self._other(kind, words)
         return True
+
+    def _other(self, kind: int, words: list[Any]) -> None:
+        """A frame that ordinary workers do not send."""
 
     def _filled(self, number: int, filled: list[int], others: list[list[Any]]) -> None:
         sizes = self._jobs.pop(number)
@@ -301,7 +311,7 @@ class _Session:
                 self._trouble(row, code, detail)
         # A stopped worker leaves files without a result: they are still placeholders.
         self._queue.put_back(list(sizes))
-        self._shop.tally.filled(Lane.BACKGROUND, len(done), sum(done.values()))
+        self._shop.tally.filled(self._lane, len(done), sum(done.values()))
 
     def _trouble(self, row: int, code: int, detail: str) -> None:
         if not self._troubled:
@@ -313,6 +323,7 @@ class _Session:
         """The user deleted it: nothing to restore any more."""
         self._shop.board.state[row] = State.GONE
         self._shop.catalog.set_states([row], State.GONE)
+        self._hooks.settled([row])
         self._shop.tally.done([(row, size)])
 
     def _durable(self, rows: list[int]) -> None:
@@ -331,9 +342,7 @@ class _Session:
         return True
 
     def end(self) -> None:
-        """The worker is dead or ends: no exemption is left, and nothing that it had in hand is forgotten."""
-        for tid in self._tids:
-            self._hooks.unexempt(tid)
+        """The worker is dead or ends: nothing that it had in hand is forgotten."""
         self._worker.close()
         for sizes in self._jobs.values():
             self._queue.put_back([row for row in sizes if self._shop.board.state[row] == State.LAID])

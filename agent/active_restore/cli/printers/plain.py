@@ -97,7 +97,7 @@ def status_lines(status: Status) -> list[str]:
         parts.append(f"{count(status.faults, 'fault')} served")
     if status.refused:
         parts.append(f"{status.refused:,} refused")
-    return [", ".join(parts), *unreachable_lines(status), *waiting_lines(status.waiting)]
+    return [", ".join(parts), *unreachable_lines(status), *prediction_lines(status), *waiting_lines(status.waiting)]
 
 
 def phase_words(status: Status) -> str:
@@ -149,6 +149,15 @@ def unreachable_lines(status: Status) -> list[str]:
     if status.source_unreachable_s <= 0:
         return []
     return [f"the source cannot be reached since {duration(status.source_unreachable_s)}; trying again"]
+
+
+def prediction_lines(status: Status) -> list[str]:
+    """What became of guesses, by kind."""
+    return [
+        f"predicted ({kind}): {count(found.made, 'file')}, {found.hit:,} in time, {found.late:,} late, {found.wasted:,} unused"
+        for kind, found in sorted(status.predictions.items())
+        if found.made
+    ]
 
 
 def waiting_lines(waiting: tuple[Waiting, ...]) -> list[str]:
