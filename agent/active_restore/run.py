@@ -203,7 +203,7 @@ class Run:
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
-        lane.start(hooks)
+        lane.start(hooks, self._job.options.order, self._source)
         with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
             for server in servers:
                 server.start()
