@@ -20,7 +20,7 @@ from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
-from active_restore.linux.process import hurry
+from active_restore.linux.process import hurry, name_thread
 from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
@@ -203,7 +203,7 @@ class Run:
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
-        lane.start(hooks)
+        lane.start(hooks, self._job.options.order, self._source)
         with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
             for server in servers:
                 server.start()
@@ -367,6 +367,7 @@ def _local_path(url: str) -> list[str]:
 
 def _serve(interceptor: Interceptor, demand: Demand) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
+    name_thread("ar-demand")
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()

@@ -8,6 +8,7 @@ down to a trickle that can prove them right again; what is not allowed is left t
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,16 @@ class Book:
                 self._open[row] = (kind, now)
                 admitted.append(row)
         return admitted
+
+    def expect(self, kind: str, rows: Iterable[int]) -> None:
+        """These are known to be needed some time: no allowance, and nobody is impatient."""
+        with self._lock:
+            entry = self._kinds.setdefault(kind, _Kind())
+            for row in rows:
+                if row not in self._open:
+                    entry.open += 1
+                    entry.made += 1
+                    self._open[row] = (kind, math.inf)
 
     def wanted(self, row: int, *, was_there: bool) -> None:
         """A task opened this file: it ``was_there``, or the task had to wait. Counts once for a prediction."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from active_restore.catalog import State
+from active_restore.errors import ActiveRestoreError
 from active_restore.model import Lane
 from active_restore.placeholder import open_inode
+from active_restore.predict import carried
 from active_restore.predict.book import Book
 from active_restore.predict.news import News
+from active_restore.predict.tree import Tree
 from active_restore.restore import frames
 from active_restore.restore.background import Queue, Role, Session, WorkerProcess
 from active_restore.restore.progress import Notice
@@ -26,11 +30,12 @@ if TYPE_CHECKING:
     from active_restore.restore.background import Hooks
     from active_restore.restore.progress import PredictionCount
     from active_restore.restore.shop import Workshop
-    from active_restore.source.base import Handover
+    from active_restore.source.base import Handover, Source
 
 # Small: what is in hand cannot be overtaken by what is needed sooner.
 _BATCH_FILES = 16
 _BATCH_BYTES = 4 << 20
+ORDER = "order"
 _LOOK_SECONDS = 1.0
 _SOON_S = 1.0
 # A process that dies again and again is not needed for anything that must happen.
@@ -47,6 +52,7 @@ class PredictedLane:
         self._number = number
         self._target = os.fsencode(os.path.realpath(target))
         self._news = News()
+        self._rows = Queue(shop, _BATCH_FILES, _BATCH_BYTES)
         self._something = threading.Event()
         self._finishing = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -60,10 +66,24 @@ class PredictedLane:
         if not self._something.is_set():
             self._something.set()
 
-    def start(self, hooks: Hooks) -> None:
-        """Begin to guess."""
+    def start(self, hooks: Hooks, order: str, source: Source) -> None:
+        """Begin to guess; a recorded order (the file ``order``, or else the snapshot's own) comes before all guesses."""
+        recorded = self._recorded(order, source)
+        if recorded:
+            self._book.expect(ORDER, recorded)
+            self._rows.load(array("I", recorded))
+            self._something.set()
         self._watcher = threading.Thread(target=self._watch, args=(hooks,), name="predictor")
         self._watcher.start()
+
+    def _recorded(self, order: str, source: Source) -> list[int]:
+        shop = self._shop
+        try:
+            tree = Tree(shop.mount_fd, self._target, shop.board, shop.marker_prefix)
+            return carried.rows(order, tree, shop.catalog, source)
+        except (ActiveRestoreError, OSError) as error:
+            shop.reporter.event(Notice(f"no recorded order is followed: {error}"))
+            return []
 
     def finish(self) -> None:
         """No more guesses: what the process has in hand is settled, then it ends. Predictions that are open are judged."""
@@ -105,7 +125,7 @@ class PredictedLane:
         }
         role = Role("active_restore.predict.process", words, (self._news.reader,))
         process = WorkerProcess(self._number, self._shop, self._handover(), role)
-        _Session(process, self._shop, hooks, self._book, self._news).run()
+        _Session(process, self._shop, hooks, self._rows, self._book, self._news).run()
 
     def _judge(self, rows: Iterable[int]) -> None:
         """Whether files that were fetched have been used since: the kernel has noted the time of access."""
@@ -129,8 +149,8 @@ class PredictedLane:
 class _Session(Session):
     """The conversation with the process."""
 
-    def __init__(self, process: WorkerProcess, shop: Workshop, hooks: Hooks, book: Book, news: News) -> None:
-        self._rows = Queue(shop, _BATCH_FILES, _BATCH_BYTES)
+    def __init__(self, process: WorkerProcess, shop: Workshop, hooks: Hooks, rows: Queue, book: Book, news: News) -> None:
+        self._rows = rows
         super().__init__(process, shop, hooks, self._rows, Lane.PREDICTED)
         self._book = book
         self._news = news
@@ -139,6 +159,7 @@ class _Session(Session):
     def run(self) -> None:
         """Until the process has nothing in hand and has said its last, or dies."""
         try:
+            self.feed()
             while not (self._ending and not self.busy):
                 if not self.hear():
                     self._shop.reporter.event(Notice("the process that predicts died"))
