@@ -204,7 +204,7 @@ class Run:
         places = [self._job.options.target, *_local_path(self._source.url)]
         manners = self._job.options.throttle == "auto"
         lane.start(hooks, self._job.options.order, self._source)
-        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
+        with Ticker(shop.board, places, counters, lambda: self._limits, manners=manners) as self._ticker:
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
@@ -305,8 +305,6 @@ class Run:
     def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
         """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
         self._limits = Limits(bytes_per_s, tuple(windows))
-        if self._ticker is not None:
-            self._ticker.limits = self._limits
         self._shop_now().board.rate_bytes_per_s = self._limits.now()
 
     def promote(self, paths: Sequence[bytes]) -> int:

@@ -165,7 +165,7 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
     board.workers = 2
     endless = _READS.replace("for at in range(int(sys.argv[2])):", "while True:").replace("at * 4096", "0")
     counters = Counters(list, lambda: 0, lambda: 0)
-    with Ticker(board, [str(file)], counters, Limits(123), manners=True) as ticker:
+    with Ticker(board, [str(file)], counters, lambda: Limits(123), manners=True) as ticker:
         reader = subprocess.Popen([sys.executable, "-c", endless, file])
         try:
             wait_until(lambda: ticker.status().reason == "disk", "the background yields")
@@ -180,9 +180,10 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
 
 def test_without_manners_only_the_limit_is_kept() -> None:
     board = Board.create(1)
-    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), manners=False) as ticker:
+    limits = [Limits(5)]
+    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), lambda: limits[0], manners=False):
         wait_until(lambda: board.rate_bytes_per_s == 5, "the limit is kept")
-        ticker.limits = Limits(6)
+        limits[0] = Limits(6)
         wait_until(lambda: board.rate_bytes_per_s == 6, "the new limit is kept")
 
 

@@ -47,6 +47,7 @@ class Filling:
         self.file = file
         self.inode = -1
         self.written = 0
+        self._began = False
         self._mount = mount_fd
         self._board = board
         self._prefix = marker_prefix
@@ -108,6 +109,8 @@ class Filling:
         """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO)."""
         if self.written:
             self._notice_times()
+        # Also a write that fails changes the times, and may leave a part.
+        self._began = True
         room = self._size - piece.offset
         data = memoryview(piece.data)[: max(room, 0)]
         offset = piece.offset
@@ -154,12 +157,12 @@ class Filling:
         """
         if self._fd < 0:
             return
-        if self.written and self._fresh:
+        if self._began and self._fresh:
             with contextlib.suppress(OSError):
                 punch_hole(self._fd, 0, self.file.ref.size)
         with contextlib.suppress(OSError):
             self._put_capability_back()
-            if self.written:
+            if self._began:
                 os.utime(self._fd, ns=self._times)
 
     def keep_inode(self) -> int:

@@ -42,11 +42,13 @@ class Counters(NamedTuple):
 class Ticker:
     """``with Ticker(...):`` keeps manners until the block is left. ``places`` are paths on the disks that we use.
 
-    Without ``manners`` only the limit is kept.
+    ``limits`` is asked at every look, so that no wish of a user comes in between. Without ``manners`` only the limit is kept.
     """
 
-    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, *, manners: bool) -> None:
-        self.limits = limits
+    def __init__(
+        self, board: Board, places: Iterable[str], counters: Counters, limits: Callable[[], Limits], *, manners: bool
+    ) -> None:
+        self._limits = limits
         self._board = board
         self._places = tuple(places)
         self._counters = counters
@@ -73,7 +75,7 @@ class Ticker:
 
     def _keep_hours(self) -> None:
         while not self._ending.wait(PERIOD_S):
-            self._board.rate_bytes_per_s = self.limits.now()
+            self._board.rate_bytes_per_s = self._limits().now()
 
     def _keep_manners(self) -> None:
         disks = {disk for place in self._places for disk in disks_below(place)}
@@ -81,7 +83,7 @@ class Ticker:
         with contextlib.closing(Sensor(disks, self._counters.workers)) as sensor:
             state, suspicious = State(), 0
             while not self._ending.wait(PERIOD_S):
-                self._board.rate_bytes_per_s = self.limits.now()
+                self._board.rate_bytes_per_s = self._limits().now()
                 load = sensor.look(self._board.moved(), self._counters.faults(), self._counters.waiting())
                 state, decision = step(state, load, self._board.workers)
                 self._tell(decision, sensor.by)
