@@ -1,4 +1,4 @@
-"""Who might wait for whom in a circle: readers by io_uring, frozen and loop-mounted file systems, full pipes, thousands at once."""
+"""Who might wait for whom in a circle: io_uring, frozen and loop-mounted file systems, full pipes, thousands at once."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""Test suites that nobody here wrote, on a tree that is half restored: fio, stress-ng, git, SQLite, PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.kernel.tasks import run
+
+if TYPE_CHECKING:
+    from tests.kernel.rig import Rig
+
+_POSTGRES = Path("/usr/lib/postgresql")
+_SECONDS = os.environ.get("STRANGERS_SECONDS", "4")
+
+
+def quietly(*argv: str | Path, cwd: Path | None = None) -> str:
+    """Run a program to its good end."""
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, (argv, done.stdout[-3000:], done.stderr[-3000:])
+    return done.stdout
+
+
+def test_fio_verifies_what_it_wrote_before_the_backup(held_rig: Rig, target: Path) -> None:
+    job = ["fio", "--name=data", "--size=6m", "--bs=4k", "--verify=crc32c", "--numjobs=2"]
+    quietly(*job, "--rw=write", "--do_verify=0", f"--directory={held_rig.tree}")
+    command = held_rig.hold(target)
+    for engine in ("io_uring", "psync", "mmap"):
+        quietly(*job, "--rw=randread", "--verify_only", f"--directory={target}", f"--ioengine={engine}")
+    held_rig.finish(command, target)
+
+
+def test_stress_ng_beside_a_restore(held_rig: Rig, target: Path) -> None:
+    """Its file-system stressors verify what they do, in the very directory that is being restored."""
+    (held_rig.tree / "many").mkdir()
+    for number in range(400):
+        (held_rig.tree / "many" / f"f{number}").write_bytes(os.urandom(20_000))
+    command = held_rig.hold(target)
+    with held_rig.control(target) as client:
+        client.limit(2 << 20)
+    stressors = (
+        "hdd",
+        "dentry",
+        "rename",
+        "link",
+        "symlink",
+        "fallocate",
+        "copy-file",
+        "mmap",
+        "chmod",
+        "utime",
+        "xattr",
+        "seek",
+    )
+    work = target / "work"
+    work.mkdir()
+    options = [word for name in stressors for word in (f"--{name}", "1")]
+    sizes = ["--hdd-bytes", "16m", "--fallocate-bytes", "16m", "--copy-file-bytes", "128m", "--seek-size", "8m"]
+    quietly("stress-ng", "--temp-path", work, "--verify", "--timeout", f"{_SECONDS}s", *options, *sizes)
+    shutil.rmtree(work)
+    held_rig.finish(command, target)
+    for path in (held_rig.tree / "many").iterdir():
+        assert (target / "many" / path.name).read_bytes() == path.read_bytes()
+    held_rig.assert_clean(target)
+
+
+def test_git(held_rig: Rig, ext4_target: Path) -> None:
+    repository = held_rig.tree / "repo"
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@localhost", "-c", "safe.directory=*"]
+    quietly(*git, "init", "-q", repository)
+    for number in range(40):
+        (repository / f"file{number}").write_bytes(os.urandom(3000))
+        quietly(*git, "add", ".", cwd=repository)
+        quietly(*git, "commit", "-q", "-m", f"commit {number}", cwd=repository)
+        if number == 20:
+            quietly(*git, "gc", "-q", cwd=repository)
+    command = held_rig.hold(ext4_target)
+    copy = ext4_target / "repo"
+    quietly(*git, "fsck", "--full", "--strict", cwd=copy)
+    assert quietly(*git, "status", "--porcelain", cwd=copy) == ""
+    quietly(*git, "clone", "-q", copy, held_rig.place / "clone")
+    quietly(*git, "gc", "-q", "--aggressive", cwd=copy)
+    held_rig.finish(command, ext4_target)
+    quietly(*git, "fsck", "--full", "--strict", cwd=copy)
+
+
+def test_sqlite(held_rig: Rig, ext4_target: Path) -> None:
+    """A database with a write-ahead log that was never checkpointed: both files are placeholders."""
+    path = held_rig.tree / "data.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB UNIQUE)")
+        db.executemany("INSERT INTO t VALUES(?,?)", ((number, os.urandom(100)) for number in range(20_000)))
+        db.commit()
+        copied = held_rig.tree / "copied"
+        copied.mkdir()
+        for part in ("", "-wal"):
+            shutil.copy(f"{path}{part}", copied)
+    db.close()
+    command = held_rig.hold(ext4_target)
+    check = "import sqlite3; db = sqlite3.connect(sys.argv[1]); print(*db.execute('PRAGMA integrity_check').fetchall()[0])"
+    count = "print(db.execute('SELECT count(*) FROM t').fetchone()[0]); db.execute('DELETE FROM t WHERE a < 100'); db.commit()"
+    program = f"import os, sys; {check}; {count}"
+    assert run("python3", "-c", program, ext4_target / "copied/data.sqlite").split() == [b"ok", b"20000"]
+    held_rig.finish(command, ext4_target)
+
+
+def test_postgres_amcheck(held_rig: Rig, ext4_target: Path) -> None:
+    """A cluster that was backed up stopped starts on placeholders; every heap and index is checked."""
+    programs = max(_POSTGRES.iterdir(), key=lambda path: int(path.name)) / "bin"
+    for place in (held_rig.tree, *held_rig.tree.parents, *ext4_target.parents):
+        # The tests' own directories are root's alone.
+        place.chmod(place.stat().st_mode | 0o005)
+    data, sockets = held_rig.tree / "pg", held_rig.place / "sockets"
+    for place in (data, sockets):
+        place.mkdir()
+        shutil.chown(place, "postgres", "postgres")
+
+    def postgres(program: str, *arguments: str | Path) -> str:
+        who = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+        return quietly(*who, programs / program, *arguments, cwd=Path("/"))
+
+    def started(place: Path, *arguments: str) -> None:
+        options = f"-c listen_addresses= -c unix_socket_directories={sockets} -c fsync=off"
+        postgres("pg_ctl", "-D", place, "-w", "-l", sockets / "log", "-o", options, *arguments)
+
+    postgres("initdb", "-D", data, "-A", "trust", "--no-sync")
+    started(data, "start")
+    postgres("pgbench", "-h", sockets, "-i", "-s", "2", "-q", "postgres")
+    started(data, "stop")
+    command = held_rig.hold(ext4_target)
+    started(ext4_target / "pg", "start")
+    try:
+        assert postgres("psql", "-h", sockets, "-Atc", "SELECT count(*) FROM pgbench_accounts", "postgres").strip() == "200000"
+        postgres("pg_amcheck", "-h", sockets, "--install-missing", "--heapallindexed", "--all")
+        postgres("pgbench", "-h", sockets, "-n", "-t", "200", "-c", "2", "postgres")
+        held_rig.finish(command, ext4_target)
+        postgres("pg_amcheck", "-h", sockets, "--heapallindexed", "--all")
+    finally:
+        started(ext4_target / "pg", "stop", "-m", "fast")
