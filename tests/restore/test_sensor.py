@@ -178,6 +178,18 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
     assert (board.pace_bytes_per_s, board.concurrency) == (0, 2)
 
 
+def test_a_ticker_that_fails_sets_the_background_free() -> None:
+    def fail() -> int:
+        raise OSError("no counter")
+
+    board = Board.create(1)
+    board.workers, board.pace_bytes_per_s, board.concurrency = 2, 1, 1
+    with Ticker(board, [], Counters(list, fail, lambda: 0), Limits(7), manners=True) as ticker:
+        wait_until(lambda: (board.pace_bytes_per_s, board.concurrency) == (0, 2), "the background is free")
+        ticker.limits = Limits(8)
+        wait_until(lambda: board.rate_bytes_per_s == 8, "the limit is still kept")
+
+
 def test_without_manners_only_the_limit_is_kept() -> None:
     board = Board.create(1)
     with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), manners=False) as ticker:

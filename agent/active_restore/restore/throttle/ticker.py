@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from active_restore.restore.limits import Limits
     from active_restore.restore.throttle.load import Decision
 
+_log = logging.getLogger(__name__)
 PERIOD_S = 0.2
 # Compiling takes half a second of a processor: only when it may matter. Who hides behind our own reads is found later.
 _COMPILE_AFTER_S = 15.0
@@ -51,7 +53,7 @@ class Ticker:
         self._places = tuple(places)
         self._counters = counters
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._keep_manners if manners else self._keep_hours, name="throttle")
+        self._thread = threading.Thread(target=self._run if manners else self._keep_hours, name="throttle")
         self._loader = threading.Thread(target=self._load, name="throttle-load", daemon=True)
         self._loaded: BlockWatch | None = None
         self._told = Throttled()
@@ -63,13 +65,26 @@ class Ticker:
     def __exit__(self, *_: object) -> None:
         self._ending.set()
         self._thread.join()
-        # What paced the workers is over: whoever still works does it freely.
-        self._board.pace_bytes_per_s = 0
-        self._board.concurrency = 0
+        self._set_free()
 
     def status(self) -> Throttled:
         """What was decided last."""
         return self._told
+
+    def _set_free(self) -> None:
+        """Nobody decides any more: whoever still works does it freely."""
+        self._board.pace_bytes_per_s = 0
+        self._board.concurrency = 0
+        self._told = Throttled()
+
+    def _run(self) -> None:
+        try:
+            self._keep_manners()
+        except Exception:
+            # A restore without manners is better than one that stays slow for ever.
+            _log.exception("the background goes on without manners")
+            self._set_free()
+            self._keep_hours()
 
     def _keep_hours(self) -> None:
         while not self._ending.wait(PERIOD_S):
@@ -86,7 +101,9 @@ class Ticker:
                 state, decision = step(state, load, self._board.workers)
                 self._tell(decision, sensor.by)
                 suspicious = suspicious + 1 if sensor.suspicious else 0
-                if suspicious >= _SUSPICIOUS_LOOKS or time.monotonic() - started > _COMPILE_AFTER_S:
+                # Also to be sure that it is somebody else to whom we yield.
+                certain = decision.reason == "disk" or suspicious >= _SUSPICIOUS_LOOKS
+                if certain or time.monotonic() - started > _COMPILE_AFTER_S:
                     self._look_closer(sensor)
         if self._loader.ident:
             self._loader.join()
