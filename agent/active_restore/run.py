@@ -197,8 +197,8 @@ class Run:
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
         counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
-        manners = self._job.options.throttle == "auto"
-        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
+        scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
+        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):

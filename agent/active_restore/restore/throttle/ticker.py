@@ -10,7 +10,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from active_restore.config import state_root
 from active_restore.ebpf.blocks import BlockWatch
 from active_restore.errors import ActiveRestoreError
 from active_restore.linux.disks import disks_below
@@ -20,6 +19,7 @@ from active_restore.restore.throttle.sensor import Sensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from active_restore.restore.board import Board
     from active_restore.restore.limits import Limits
@@ -42,18 +42,20 @@ class Counters(NamedTuple):
 
 
 class Ticker:
-    """``with Ticker(...):`` keeps manners until the block is left. ``places`` are paths on the disks that we use.
+    """``with Ticker(...):`` keeps manners until the block is left.
 
-    Without ``manners`` only the limit is kept.
+    ``places`` are paths on the disks that we use; ``scratch`` is a directory for the compiler, or ``None`` where only the limit
+    is to be kept.
     """
 
-    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, *, manners: bool) -> None:
+    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, scratch: Path | None) -> None:
         self.limits = limits
         self._board = board
         self._places = tuple(places)
         self._counters = counters
+        self._scratch = scratch
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run if manners else self._keep_hours, name="throttle")
+        self._thread = threading.Thread(target=self._run if scratch else self._keep_hours, name="throttle")
         self._loader = threading.Thread(target=self._load, name="throttle-load", daemon=True)
         self._loaded: BlockWatch | None = None
         self._told = Throttled()
@@ -128,4 +130,5 @@ class Ticker:
         """Where it does not work, counts of the disks must do; ``doctor`` says why."""
         with contextlib.suppress(ActiveRestoreError, OSError, subprocess.SubprocessError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-            self._loaded = BlockWatch(state_root() / "headers", "throttle")
+            if self._scratch is not None:
+                self._loaded = BlockWatch(self._scratch, "throttle")
