@@ -31,6 +31,7 @@ PERIOD_S = 0.2
 _COMPILE_AFTER_S = 15.0
 _SUSPICIOUS_LOOKS = 5
 _NICE = 15
+_PATIENCE_S = 1.0
 
 
 class Counters(NamedTuple):
@@ -56,6 +57,7 @@ class Ticker:
         self._scratch = scratch
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run if scratch else self._keep_hours, name="throttle")
+        # Not waited for long in the end: its child dies with it, and what it loaded lives in our descriptors alone.
         self._loader = threading.Thread(target=self._load, name="throttle-load", daemon=True)
         self._loaded: BlockWatch | None = None
         self._told = Throttled()
@@ -108,9 +110,9 @@ class Ticker:
                 if certain or time.monotonic() - started > _COMPILE_AFTER_S:
                     self._look_closer(sensor)
         if self._loader.ident:
-            self._loader.join()
-            if self._loaded is not None:
-                self._loaded.close()
+            self._loader.join(_PATIENCE_S)
+        if self._loaded is not None:
+            self._loaded.close()
 
     def _tell(self, decision: Decision, by: str) -> None:
         self._board.pace_bytes_per_s = decision.rate_bytes_per_s
