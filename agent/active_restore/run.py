@@ -210,6 +210,7 @@ class Run:
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
+                background.rouse()
             background.finish()
             lane.finish()
             for server in servers:
