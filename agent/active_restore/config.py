@@ -9,6 +9,7 @@ from typing import Literal
 
 Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
+Hold = Literal["ptrace", "sigstop"]
 Throttle = Literal["auto", "off"]
 
 
@@ -41,7 +42,7 @@ class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
 
     ``limit_bytes_per_s`` is 0 for no limit and holds outside of ``limit_windows``; ``workers`` 0 lets the agent choose;
-    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached.
+    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached; ``hold`` is how BPF holds them.
     """
 
     source: str
@@ -52,6 +53,7 @@ class RestoreOptions:
     exclude: tuple[str, ...] = ()
     existing: Existing = "refuse"
     interceptor: InterceptorName = "auto"
+    hold: Hold = "ptrace"
     limit_bytes_per_s: int = 0
     limit_windows: tuple[LimitWindow, ...] = ()
     throttle: Throttle = "auto"
