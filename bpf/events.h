@@ -18,8 +18,18 @@ enum policy { POLICY_NONE = 0, POLICY_EXEMPT = 1, POLICY_BACKGROUND = 2, POLICY_
 
 /* Slots of the array "state", written by the agent.
  * HEARTBEAT: CLOCK_MONOTONIC ns of the last sign of life. GUARD: thread group that holds the fanotify guard, or 0.
- * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives. */
-enum state { STATE_HEARTBEAT = 0, STATE_GUARD = 1, STATE_ABANDON = 2, STATE_HOLD = 3, STATE_SLOTS = 4 };
+ * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives.
+ * AGENT: thread group of the agent, or 0. PASSAGE: 1 + id of the mount through which nobody is held, or 0; it ends with
+ * the agent, as the mount may do, and its id be given to another. */
+enum state {
+	STATE_HEARTBEAT = 0,
+	STATE_GUARD = 1,
+	STATE_ABANDON = 2,
+	STATE_HOLD = 3,
+	STATE_AGENT = 4,
+	STATE_PASSAGE = 5,
+	STATE_SLOTS = 6,
+};
 
 /* Slots of the array "counts": everything that was lost, refused or passed on, by reason. */
 enum count {
@@ -34,7 +44,8 @@ enum count {
 	COUNT_TO_GUARD = 8,
 	COUNT_TRY_AGAIN = 9,
 	COUNT_POLICY_REFUSED = 10,
-	COUNT_SLOTS = 11,
+	COUNT_AGENT = 11,
+	COUNT_SLOTS = 12,
 };
 
 /* Value of "gate", keyed by inode number / 64: one bit for each inode.

@@ -17,8 +17,6 @@ BPF_F_TABLE("hash", struct extent_key, u64, extents, EXTENT_WORDS, BPF_F_NO_PREA
 /* Preallocated: entering a wait must not depend on free memory. */
 BPF_F_TABLE("hash", u32, struct wait, waiters, MAX_WAITERS, 0);
 BPF_F_TABLE("hash", u32, struct order, orders, MAX_WAITERS, BPF_F_NO_PREALLOC);
-/* Thread or thread group id -> its start in clock ticks since boot, so that a reused id is not exempt. */
-BPF_F_TABLE("hash", u32, u64, exempt, MAX_POLICIES, BPF_F_NO_PREALLOC);
 struct command {
 	char comm[16];
 };
@@ -48,18 +46,19 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* PF_KTHREAD, PF_USER_WORKER (6.4 and later; unused bit before), PF_IO_WORKER: io_uring's threads are user workers. */
 #define PF_WORKERS (0x200000 | 0x4000 | 0x10)
 #define HEARTBEAT_STALE_NS 3000000000ULL
-#define NS_PER_TICK 10000000ULL /* of /proc/PID/stat: USER_HZ is 100 */
 #define CGROUP_LEVELS 8
 #define UNIT_SHIFT 20
 #define WORD_SHIFT (UNIT_SHIFT + 6)
 #define MAX_EXTENT_WORDS 34 /* one read or write moves less than 2 GiB */
 #define MAX_IOVECS 8
 #define UNKNOWN (~0ULL)
+#define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
 struct access {
 	u64 ino;
 	u64 position;
 	u64 length;
+	struct vfsmount *mount;
 	u32 generation;
 	u32 intent;
 	u32 hook;
@@ -106,13 +105,16 @@ static __always_inline int refusal(u32 errno)
 	return -EIO;
 }
 
-static __always_inline bool is_exempt(struct task_struct *task, u32 tid, u32 tgid)
+/* Whether it is the agent's private mount, through which it fills. A vfsmount lies in the middle of its struct mount. */
+static __always_inline bool is_passage(struct vfsmount *within)
 {
-	u64 *since = exempt.lookup(&tgid);
-	if (since && *since == task->group_leader->start_boottime / NS_PER_TICK)
-		return true;
-	since = exempt.lookup(&tid);
-	return since && *since == task->start_boottime / NS_PER_TICK;
+	u64 passage = read_state(STATE_PASSAGE);
+	u32 id = 0;
+
+	if (!passage || !within)
+		return false;
+	bpf_probe_read_kernel(&id, sizeof(id), (char *)within + MOUNT_ID_FROM_VFSMOUNT);
+	return passage == id + 1ULL;
 }
 
 /* A cgroup's policy covers its descendants; the innermost one that has a policy decides, then the command's name. */
@@ -287,8 +289,13 @@ static __always_inline int hold(struct access *access)
 	u32 tid = id, policy, oddity;
 	bool same;
 
-	if (is_exempt(task, tid, id >> 32))
+	if (is_passage(access->mount))
 		return 0;
+	/* It would wait for itself. */
+	if (id >> 32 == read_state(STATE_AGENT)) {
+		count(COUNT_AGENT);
+		return -EAGAIN;
+	}
 	policy = find_policy();
 	if (policy == POLICY_EXEMPT)
 		return 0;
@@ -335,6 +342,7 @@ LSM_PROBE(file_open, struct file *file, int ret)
 	if (file->f_mode & FMODE_CREATED)
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.mount = file->mnt;
 	access.length = UNKNOWN;
 	access.hook = HOOK_OPEN;
 	return hold(&access);
@@ -362,6 +370,7 @@ LSM_PROBE(path_truncate, struct path *path, int ret)
 
 	if (ret)
 		return ret;
+	bpf_probe_read_kernel(&access.mount, sizeof(access.mount), &path->mnt);
 	bpf_probe_read_kernel(&dentry, sizeof(dentry), &path->dentry);
 	bpf_probe_read_kernel(&inode, sizeof(inode), &dentry->d_inode);
 	if (!read_inode(&access, inode) || !is_held(access.ino, INTENT_WRITE))
@@ -372,20 +381,30 @@ LSM_PROBE(path_truncate, struct path *path, int ret)
 	return hold(&access);
 }
 
-/* A thread that ends waits no more, and the holder of the guard guards no more: its descriptors close after this. */
+/* A thread that ends waits no more; the holder of the guard guards no more, and the agent needs no passage: their
+ * descriptors close after this. */
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = id;
 	int slot = STATE_GUARD;
-	u64 *guard;
+	u64 *guard, *agent, *passage;
 
 	waiters.delete(&tid);
 	orders.delete(&tid);
 	guard = state.lookup(&slot);
 	if (guard && *guard == id >> 32 && task->signal->live == 0)
 		*guard = 0;
+	slot = STATE_AGENT;
+	agent = state.lookup(&slot);
+	if (agent && *agent == id >> 32 && task->signal->live == 0) {
+		*agent = 0;
+		slot = STATE_PASSAGE;
+		passage = state.lookup(&slot);
+		if (passage)
+			*passage = 0;
+	}
 	return 0;
 }
 
@@ -509,6 +528,7 @@ LSM_PROBE(file_permission, struct file *file, int mask, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.mount = file->mnt;
 	access.intent = mask & MAY_WRITE ? INTENT_WRITE : INTENT_READ;
 	access.hook = HOOK_PERMISSION;
 	decode_range(&access, current_regs(), file->f_pos);
@@ -527,6 +547,7 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	bpf_probe_read_kernel(&inode, sizeof(inode), &file->f_inode);
 	if (!inode || !read_inode(&access, inode) || !is_ranged(access.ino))
 		return 0;
+	bpf_probe_read_kernel(&access.mount, sizeof(access.mount), &file->mnt);
 	bpf_probe_read_kernel(&size, sizeof(size), &inode->i_size);
 	access.intent = INTENT_READ;
 	access.hook = HOOK_MMAP;
@@ -547,6 +568,7 @@ LSM_PROBE(file_truncate, struct file *file, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.mount = file->mnt;
 	access.intent = INTENT_TRUNCATE;
 	access.length = UNKNOWN;
 	access.hook = HOOK_FILE_TRUNCATE;

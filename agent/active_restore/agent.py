@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from active_restore.control.registry import directory_name
 from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
-from active_restore.intercept import keepers
+from active_restore.intercept.choose import abandon
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.restore import target as targets
@@ -91,7 +91,7 @@ def release(target: str) -> None:
     name = directory_name(real)
     job = load(name)
     with only_agent(name):
-        keepers.abandon(str(job.run_dir), errno.EIO)
+        abandon(str(job.run_dir), job.restore_id, errno.EIO)
 
 
 def _find_job(name: str, target: str) -> Job:

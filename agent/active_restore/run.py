@@ -95,11 +95,11 @@ class Run:
     def _to_guarded(self, laying: Laying) -> Interceptor:
         """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
         job = self._job
-        interceptor = choose(job.options.interceptor)
+        interceptor = choose(job.options.interceptor, job.restore_id)
         if job.phase in ("planning", "laying"):
             if interceptor.adopt(self._territory()):
                 interceptor.disarm()
-                interceptor = choose(job.options.interceptor)
+                interceptor = choose(job.options.interceptor, job.restore_id)
             self._lay(laying, interceptor)
             return interceptor
         if job.phase == "lost":
@@ -143,10 +143,10 @@ class Run:
 
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults, reveal, fill the rest, end."""
-        shop = self._shop = self._open_shop(passage)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.exempt)
+        shop = self._shop = self._open_shop(passage, interceptor)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
         demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
-        self._start("settler", lambda: _settle(shop.settler, interceptor))
+        self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
             self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
@@ -160,7 +160,7 @@ class Run:
         self._fill(shop, demand, interceptor)
         return self._end(shop, interceptor, demand)
 
-    def _open_shop(self, mount: int) -> Workshop:
+    def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
         catalog = self._catalog
         totals = catalog.totals()
         rows = catalog.row_count()
@@ -178,14 +178,19 @@ class Run:
                 self._order.append(row)
         tally.done(done)
         board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
-        settler = Settler(mount, catalog, board, tally.done)
+
+        def settled(files: Sequence[tuple[int, int]]) -> None:
+            interceptor.settled([row for row, _ in files])
+            tally.done(files)
+
+        settler = Settler(mount, catalog, board, settled)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
         if not self._await_source():
             return
-        hooks = Hooks(interceptor.exempt, interceptor.unexempt, demand.note_refused)
+        hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
@@ -350,16 +355,11 @@ def _local_path(url: str) -> list[str]:
     return [path] if path.startswith("/") else []
 
 
-def _settle(settler: Settler, interceptor: Interceptor) -> None:
-    """A few files are made durable through descriptors of their own, and opening those must not be a fault."""
-    interceptor.exempt(threading.get_native_id())
-    settler.run()
-
-
 def _serve(interceptor: Interceptor, demand: Demand) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
     with contextlib.suppress(OSError):
         hurry()
+    demand.warm_up()
     interceptor.serve(demand.on_fault)
 
 

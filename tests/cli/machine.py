@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.kernel.waiting import DEADLINE_S
+
 if TYPE_CHECKING:
     import signal
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60.0
 
 
 class Command:

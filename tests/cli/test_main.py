@@ -200,7 +200,7 @@ def test_doctor_knows_the_unrelated_bcc(tmp_path: Path) -> None:
     ended = subprocess.run([*COMMAND, "doctor", "--json"], env=environment, capture_output=True, text=True, check=False)
     findings = {event["name"]: event for line in ended.stdout.splitlines() if "name" in (event := json.loads(line))}
     assert findings["bcc"]["present"] is False
-    assert "another project's" in findings["bcc"]["detail"]
+    assert "another module named bcc" in findings["bcc"]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """An agent that does nothing but what it is told: ``agent.py INTERCEPTOR ROOT RESTORE_ID RUN_DIR ROWS arm|adopt``.
 
-Faults go out as lines of JSON. Commands come in as words: ``release ROW``, ``refuse ROW ERRNO`` (all faults of that row that
-were told), ``add ROW NAME``, ``laid``, ``exempt-open PATH``, ``leave``, ``abandon ERRNO``, ``disarm``.
+Faults go out as lines of JSON. Commands come in as words: ``release ROW``, ``refuse ROW ERRNO`` (all faults of that row
+that were told), ``add ROW NAME``, ``laid``, ``open PATH`` (from the passage), ``settled ROW...``, ``leave``,
+``abandon ERRNO``, ``disarm``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Puppet:
     """One interceptor and what it told."""
 
     def __init__(self, name: str, territory: Territory) -> None:
-        self.interceptor = choose(cast("InterceptorName", name))
+        self.interceptor = choose(cast("InterceptorName", name), territory.restore_id)
         self.territory = territory
         self.faults: defaultdict[int, list[Fault]] = defaultdict(list)
         self.lock = threading.Lock()
@@ -66,11 +67,11 @@ class Puppet:
                 self.interceptor.add([(int(rest[0]), os.stat(path).st_ino)])
             case "laid":
                 self.interceptor.laid()
-            case "exempt-open":
+            case "open":
                 handle = HandleMaker().of_name(os.fsencode(rest[0]))
-                self.interceptor.exempt(threading.get_native_id())
                 os.close(open_handle(self.interceptor.passage(), handle, os.O_RDWR))
-                self.interceptor.unexempt(threading.get_native_id())
+            case "settled":
+                self.interceptor.settled([int(word) for word in rest])
             case "leave":
                 self.interceptor.leave()
             case "abandon":

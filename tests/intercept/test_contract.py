@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from active_restore.marker import MARKER, marker_prefix, marker_value
-from tests.kernel.tasks import Task, python, refused
+from tests.kernel.rig import INTERCEPTORS
+from tests.kernel.tasks import Task, python, refused, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tests.kernel.disks import Disk
     from tests.kernel.rig import Rig
 
-INTERCEPTORS = os.environ.get("ACTIVE_RESTORE_TEST_INTERCEPTORS", "fanotify").split(",")
 RESTORE_ID = "00112233445566ff"
 _number = itertools.count()
 
@@ -202,13 +202,28 @@ def test_readers_pass_a_read_gate_and_writers_do_not(begin: Callable[[str], Agen
     disarm(agent, root)
 
 
-def test_exempt_threads_are_never_held(begin: Callable[[str], Agent], root: Path) -> None:
+def test_nobody_is_held_at_the_passage(begin: Callable[[str], Agent], root: Path) -> None:
     agent = begin("arm")
-    agent.order("exempt-open", root / "f4")
+    agent.order("open", root / "f4")
     with Task("cat", root / "f4") as task:
         assert agent.until("fault")["row"] == 4
         task.held()
         agent.order("refuse", 4, errno.EIO)
+        task.finish()
+    disarm(agent, root)
+
+
+def test_settled_files_are_plain(begin: Callable[[str], Agent], root: Path) -> None:
+    """The background has filled these: neither readers nor writers are told of."""
+    agent = begin("arm")
+    for number in (1, 2):
+        os.removexattr(root / f"f{number}", MARKER)
+    agent.order("settled", 1, 2, 77)
+    run("cat", root / "f1")
+    python("os.open(sys.argv[1], os.O_RDWR)", root / "f2")
+    with Task("cat", root / "f3") as task:
+        assert agent.until("fault")["row"] == 3
+        agent.order("refuse", 3, errno.EIO)
         task.finish()
     disarm(agent, root)
 

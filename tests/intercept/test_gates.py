@@ -40,7 +40,8 @@ def gate() -> Iterator[Map]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.lists(
-        st.tuples(st.just("close"), st.lists(_INODES, max_size=20)) | st.tuples(st.sampled_from(list(Gate)), _INODES),
+        st.tuples(st.sampled_from(["close", "open"]), st.lists(_INODES, max_size=20))
+        | st.tuples(st.sampled_from(list(Gate)), _INODES),
         max_size=30,
     )
 )
@@ -49,7 +50,11 @@ def test_as_a_model_says(gate: Map, steps: list[tuple[str | Gate, list[int] | in
         gate.remove(key)
     gates, readers, writers = Gates(gate, _LAYOUT), set[int](), set[int]()
     for what, whom in steps:
-        if isinstance(whom, list):
+        if isinstance(whom, list) and what == "open":
+            gates.open_all(np.array(whom, np.uint64))
+            readers -= set(whom)
+            writers -= set(whom)
+        elif isinstance(whom, list):
             gates.close_all(np.array(whom, np.uint64))
             readers |= set(whom)
             writers |= set(whom)
@@ -82,4 +87,5 @@ def test_rows(tmp_path_factory: pytest.TempPathFactory, pairs: dict[int, int]) -
     for row in range(310):
         assert again.inode(row) == pairs.get(row)
     assert all(again.inode(row) == inode for row, inode in pairs.items())
+    assert again.inodes(range(310)).tolist() == [pairs[row] for row in range(310) if row in pairs]
     again.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1 << 20
-KINDS = ("ext4", "xfs", "btrfs")
+KINDS = tuple(os.environ.get("ACTIVE_RESTORE_TEST_DISKS", "ext4,xfs,btrfs").split(","))
 _MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
     "xfs": ("mkfs.xfs", "-q", "-f"),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
+INTERCEPTORS = os.environ.get("ACTIVE_RESTORE_TEST_INTERCEPTORS", "fanotify").split(",")
+"""Those that are tested; restores use the first."""
 _DECOYS = 4
 _DECOY_BYTES = 16 * MIB
 
@@ -79,7 +81,7 @@ class Rig:
 
     def restore(self, target: Path, *arguments: str | Path) -> Command:
         """Begin a restore of the tree and wait until it is ready."""
-        command = self.start("restore", self.source, target, *arguments)
+        command = self.start("restore", self.source, target, "--interceptor", INTERCEPTORS[0], *arguments)
         command.until("ready")
         return command
 

@@ -27,7 +27,7 @@ _PROJECT = _HERE.parents[1]
 _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 # Tests of all interceptors, which make their disks themselves.
-_SHARED = ("tests/intercept/test_contract.py",)
+_SHARED = ("tests/intercept/test_contract.py", "tests/restore")
 # How often the agent is killed in one test.
 _PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
 
@@ -41,7 +41,12 @@ def _inside(system: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(_HERE / "inside"), *shared],
         cwd=_PROJECT,
-        env={**os.environ, "ACTIVE_RESTORE_COLLECT": "1", "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf"},
+        env={
+            **os.environ,
+            "ACTIVE_RESTORE_COLLECT": "1",
+            "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf",
+            "ACTIVE_RESTORE_TEST_DISKS": ",".join(_FILE_SYSTEMS),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -82,6 +87,8 @@ def results(request: pytest.FixtureRequest) -> Callable[[str], Results]:
         (exchange / "tests").write_text("\n".join(wanted[name]))
         passed_on = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
         (exchange / "environment").write_text(json.dumps(passed_on))
+        # Inside, nothing that is compiled could be kept.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", "agent", "tests"], cwd=_PROJECT, check=True)
         command = [sys.executable, str(_HERE / "guest.py"), str(exchange)]
         try:
             console = machine.run(kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)

@@ -28,7 +28,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check everything; 0 where at least one interceptor could work."""
     place = command.absolute(arguments.target)
-    findings = [*process.findings(), *kernel.findings(), *target.findings(place), *bpf.findings()]
+    findings = [*process.findings(), *kernel.findings(), *target.findings(place), *bpf.findings(place)]
     interceptors = usable(findings)
     if arguments.json:
         for finding in findings:

@@ -34,7 +34,7 @@ def require() -> None:
 
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
-    for check in (_check_processor, _check_lsm, _check_permission, _check_hooks, program.find_bcc):
+    for check in (check_processor, check_lsm, check_permission, check_hooks, program.find_bcc):
         yield from _problem(check)
 
 
@@ -59,12 +59,14 @@ def active_modules() -> list[str]:
             os.close(root)
 
 
-def _check_processor() -> None:
+def check_processor() -> None:
+    """Whether its registers are known. Like each check here it raises ``CapabilityMissing``."""
     if platform.machine() not in headers.ARCHITECTURES:
         raise CapabilityMissing(f"There is no register layout for the processor {platform.machine()}.")
 
 
-def _check_lsm() -> None:
+def check_lsm() -> None:
+    """Whether ``bpf`` is among the active security modules."""
     try:
         modules = active_modules()
     except OSError as error:
@@ -78,7 +80,7 @@ def _check_lsm() -> None:
         )
 
 
-def _check_permission() -> None:
+def check_permission() -> None:
     """Who may not load a program is told so before the kernel looks at it: no need to read BTF for that."""
     try:
         _load(hook_id=0)
@@ -88,7 +90,7 @@ def _check_permission() -> None:
         return
 
 
-def _check_hooks() -> None:
+def check_hooks() -> None:
     """Load a program that allows everything, and drop it again."""
     btf = Btf(read_kernel())
     for hook in (_HOOK, "bpf_lsm_path_truncate"):

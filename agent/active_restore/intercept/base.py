@@ -26,16 +26,22 @@ class Territory:
 
 
 class Interceptor(Protocol):
-    """``needs_inode_numbers`` says whether ``add`` looks at them (0 is passed where it does not).
-
-    Life: ``arm``, ``add`` (any number of times), ``laid``, ``serve`` in ``serve_threads`` threads, ``disarm``.
+    """Life: ``arm``, ``add`` (any number of times), ``laid``, ``serve`` in ``serve_threads`` threads, ``disarm``.
 
     After a crash of the agent a new one calls ``adopt`` instead of ``arm`` ... ``laid`` and gets every wait again.
     """
 
-    name: str
-    serve_threads: int
-    needs_inode_numbers: bool
+    @property
+    def name(self) -> str:
+        """Who holds tasks; known after ``arm`` or ``adopt``, as the next two are."""
+
+    @property
+    def serve_threads(self) -> int:
+        """How many threads must ``serve``."""
+
+    @property
+    def needs_inode_numbers(self) -> bool:
+        """Whether ``add`` looks at inode numbers (0 is passed where it does not, or where they are not known)."""
 
     def arm(self, territory: Territory) -> None:
         """Start to guard; there are no placeholders yet. Raises ``CapabilityMissing``, ``TargetError`` or ``Busy``."""
@@ -58,20 +64,17 @@ class Interceptor(Protocol):
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Let these waiting tasks go on with an error; the placeholder stays guarded."""
 
+    def settled(self, rows: Sequence[int]) -> None:
+        """These are no placeholders any more (or their inodes are gone), and nobody was told of a fault of theirs."""
+
     def passage(self) -> int:
-        """A descriptor of the target's root, ours until the end: exempt threads open placeholders from there, by handle.
+        """A descriptor of the target's root, the interceptor's until its end: who opens from there, by handle, is not held.
 
         Call it after ``arm`` or ``adopt``.
         """
 
     def describe(self, fault: Fault) -> Task:
         """Who waits or has just been let go, for people; call it before other faults of this thread are served."""
-
-    def exempt(self, tid: int) -> None:
-        """This thread of ours, or this single-threaded child, is not held where it opens from ``passage``."""
-
-    def unexempt(self, tid: int) -> None:
-        """Take that back; call it before the thread id can be used again."""
 
     def leave(self) -> None:
         """The agent ends but the guard stays: tasks wait for the next agent."""

@@ -3,15 +3,19 @@
 The guard's hook lies behind ours in the same open: it sees only what BPF lets pass. That are files which are no
 placeholders (each once), and the odd contexts of design section 9: io_uring, kernel threads, usermode helpers, PID 1, tasks
 traced by others, tasks with a handler for SIGCONT. Without a living guard these get EAGAIN.
+Where the programs do not load and nobody insists on them, the guard holds everybody.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import TYPE_CHECKING
 
-from active_restore.intercept.bpf_lsm import FIRST_TICKET, BpfInterceptor
+from active_restore.errors import CapabilityMissing, TargetError
+from active_restore.intercept.bpf_lsm import FIRST_TICKET, Beside, BpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
+from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,34 +23,58 @@ if TYPE_CHECKING:
     from active_restore.intercept.base import Interceptor, Territory
     from active_restore.model import Fault, Gate, Task
 
+_log = logging.getLogger(__name__)
+
 
 class GuardedBpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises."""
 
-    name = "bpf"
-    needs_inode_numbers = True
-
-    def __init__(self) -> None:
+    def __init__(self, *, required: bool) -> None:
+        self._required = required
         self._guard = FanotifyInterceptor()
-        self._bpf = BpfInterceptor(guard_pid=lambda: self._guard.keeper_pid)
-        self.serve_threads = self._bpf.serve_threads + self._guard.serve_threads
+        self._guard_is_armed = False
+        self._bpf: BpfInterceptor | None = BpfInterceptor(beside=lambda: Beside(self._guard.keeper_pid, self._guard.passage()))
         self._served = itertools.count()
 
-    def _both(self) -> tuple[Interceptor, Interceptor]:
-        return self._bpf, self._guard
+    @property
+    def name(self) -> str:
+        """Who holds most tasks."""
+        return self._both()[0].name
+
+    @property
+    def needs_inode_numbers(self) -> bool:
+        """The programs go by them."""
+        return self._bpf is not None
+
+    @property
+    def serve_threads(self) -> int:
+        """Those of both."""
+        return sum(each.serve_threads for each in self._both())
+
+    def _both(self) -> list[Interceptor]:
+        return [self._guard] if self._bpf is None else [self._bpf, self._guard]
 
     def arm(self, territory: Territory) -> None:
         """The guard first: the programs trust it from their first moment."""
-        self._guard.arm(territory)
+        if not self._guard_is_armed:
+            self._guard.arm(territory)
+        assert self._bpf is not None
         try:
             self._bpf.arm(territory)
+        except (CapabilityMissing, TargetError) as error:
+            if self._required:
+                self._guard.disarm()
+                raise
+            _log.warning("BPF cannot be used, fanotify holds tasks: %s", error)
+            self._bpf = None
         except BaseException:
             self._guard.disarm()
             raise
 
     def add(self, inodes: Iterable[tuple[int, int]]) -> None:
         """The guard goes by markers and needs no telling."""
-        self._bpf.add(inodes)
+        if self._bpf is not None:
+            self._bpf.add(inodes)
 
     def laid(self) -> None:
         """Both."""
@@ -54,50 +82,46 @@ class GuardedBpfInterceptor:
             each.laid()
 
     def adopt(self, territory: Territory) -> bool:
-        """Both were left, or neither is taken: where one is missing, it is put back before the other one serves."""
-        if not self._guard.adopt(territory):
+        """Where one is missing, it is put back while the other one guards: the guard here, the programs by ``arm``."""
+        assert self._bpf is not None
+        self._guard_is_armed = self._guard.adopt(territory)
+        if not self._guard_is_armed and bpffs.pins(territory.restore_id).is_dir():
             self._guard.arm(territory)
             self._guard.laid()
-        if self._bpf.adopt(territory):
-            return True
-        self._guard.disarm()
-        self._guard = FanotifyInterceptor()
-        return False
+        return self._bpf.adopt(territory)
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """The first threads serve BPF, the later ones the guard."""
-        serving = self._bpf if next(self._served) < self._bpf.serve_threads else self._guard
+        first = self._both()[0]
+        serving = first if next(self._served) < first.serve_threads else self._guard
         serving.serve(on_fault)
 
     def release(self, row: int, gate: Gate, faults: Sequence[Fault]) -> None:
         """Each opens its gate and answers its own."""
         ours, theirs = _split(faults)
         self._guard.release(row, gate, theirs)
-        self._bpf.release(row, gate, ours)
+        if self._bpf is not None:
+            self._bpf.release(row, gate, ours)
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Each answers its own."""
         ours, theirs = _split(faults)
-        self._bpf.refuse(row, errno, ours)
+        if self._bpf is not None:
+            self._bpf.refuse(row, errno, ours)
         self._guard.refuse(row, errno, theirs)
 
+    def settled(self, rows: Sequence[int]) -> None:
+        """The guard goes by markers."""
+        if self._bpf is not None:
+            self._bpf.settled(rows)
+
     def passage(self) -> int:
-        """The guard goes by mounts, BPF by threads."""
+        """One mount for both."""
         return self._guard.passage()
 
     def describe(self, fault: Fault) -> Task:
         """Each knows its own."""
-        return (self._bpf if fault.ticket >= FIRST_TICKET else self._guard).describe(fault)
-
-    def exempt(self, tid: int) -> None:
-        """Both."""
-        for each in self._both():
-            each.exempt(tid)
-
-    def unexempt(self, tid: int) -> None:
-        """Both."""
-        for each in self._both():
-            each.unexempt(tid)
+        return (self._both()[0] if fault.ticket >= FIRST_TICKET else self._guard).describe(fault)
 
     def leave(self) -> None:
         """The keepers go on guarding."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
@@ -22,8 +22,10 @@ from active_restore.errors import Busy, TargetError
 from active_restore.intercept import pins
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
+from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.linux.inode_numbers import InodeNumbers
+from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.process import is_alive, name_thread
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Fault, Gate, Task
@@ -45,20 +47,27 @@ _ROWS_UNKNOWN = 10_000_000
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
 
+class Beside(NamedTuple):
+    """A fanotify guard on the same file system: the process that holds it, or 0, and its passage."""
+
+    pid: int
+    passage: int
+
+
 class BpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises.
 
-    ``guard_pid`` tells the process that holds a fanotify guard on the same file system, or 0; tasks that cannot be
-    restarted are left to it.
+    Tasks that cannot be restarted are left to the guard ``beside``, once there is one.
     """
 
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
 
-    def __init__(self, ring_pages: int = _RING_PAGES, guard_pid: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, ring_pages: int = _RING_PAGES, beside: Callable[[], Beside] | None = None) -> None:
         self._ring_pages = ring_pages
-        self._guard_pid = guard_pid
+        self._beside = beside
+        self._mount: PrivateMount | None = None
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._ending = threading.Event()
@@ -76,6 +85,7 @@ class BpfInterceptor:
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
             self._load(territory, path)
             self._open(territory, claim, path)
+            self._rows.clear()
         except BaseException:
             claim.release()
             raise
@@ -107,7 +117,6 @@ class BpfInterceptor:
             claim.release()
             return False
         self._pins.set_state("STATE_ABANDON", 0)
-        self._pins.unexempt_all()
         self._begin()
         return True
 
@@ -129,7 +138,7 @@ class BpfInterceptor:
         return str(Path(self._territory.run_dir) / "bpf.rows")
 
     def _begin(self) -> None:
-        self._pins.exempt(os.getpid())
+        self._pins.serve(os.getpid(), self.passage())
         self._pins.beat()
         self._trust_guard()
         self._holder.start()
@@ -162,7 +171,7 @@ class BpfInterceptor:
 
     def _trust_guard(self) -> None:
         """The kernel side takes the trust back when that process ends; if it has ended before, nobody would."""
-        pid = self._guard_pid()
+        pid = self._beside().pid if self._beside else 0
         self._pins.set_state("STATE_GUARD", pid)
         if pid and not is_alive(pid):
             self._pins.set_state("STATE_GUARD", 0)
@@ -251,6 +260,12 @@ class BpfInterceptor:
         for fault in faults:
             self._let_go(fault.task.tid, fault.since_ns)
 
+    def settled(self, rows: Sequence[int]) -> None:
+        """Open their gates. Who waits at one of them is served like all others, and found to wait for nothing."""
+        inodes = self._rows.inodes(rows)
+        with self._lock:
+            self._gates.open_all(inodes)
+
     def _let_go(self, tid: int, since_ns: int) -> None:
         wait = self._waiters.peek(tid)
         if wait is None or wait.since_ns != since_ns or not wait.stopped:
@@ -292,22 +307,16 @@ class BpfInterceptor:
         self._known.pop(wait.key, None)
 
     def passage(self) -> int:
-        """The programs go by threads: any directory of the file system will do."""
-        return self._numbers.directory
+        """The guard's, or a mount of our own."""
+        if self._beside is not None:
+            return self._beside().passage
+        if self._mount is None:
+            self._mount = PrivateMount(self._territory.root)
+        return self._mount.root
 
     def describe(self, fault: Fault) -> Task:
         """The programs have told."""
         return fault.task
-
-    def exempt(self, tid: int) -> None:
-        """Besides this whole process, which is exempt already."""
-        if tid != os.getpid():
-            self._pins.exempt(tid)
-
-    def unexempt(self, tid: int) -> None:
-        """This process stays exempt as a whole."""
-        if tid != os.getpid():
-            self._pins.unexempt(tid)
 
     def leave(self) -> None:
         """Parked threads are let go and stopped by the hooks, because nobody is there to spin for."""
@@ -342,7 +351,7 @@ class BpfInterceptor:
     def _let_all_go(self) -> None:
         stopped = {wait.tgid for wait in self._waiters.all() if wait.stopped}
         self._holder.end()
-        self._holder.resume_all(stopped)
+        resume_all(stopped)
 
     def _close(self) -> None:
         with self._turn:
@@ -350,6 +359,8 @@ class BpfInterceptor:
         self._rows.close()
         self._pins.close()
         self._numbers.close()
+        if self._mount is not None:
+            self._mount.close()
         self._claim.release()
 
 

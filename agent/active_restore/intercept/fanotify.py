@@ -334,11 +334,8 @@ class FanotifyInterceptor:
             who = self._linked()[0].ledger.task(number)
         return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
 
-    def exempt(self, tid: int) -> None:
-        """Nothing to do: the passage is all that is needed."""
-
-    def unexempt(self, tid: int) -> None:
-        """Nothing to do."""
+    def settled(self, rows: Sequence[int]) -> None:
+        """Nothing to do: the marker is gone or about to go, and it decides."""
 
     def leave(self) -> None:
         """Disconnect; the keepers hold everything."""

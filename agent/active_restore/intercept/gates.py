@@ -13,7 +13,7 @@ from active_restore.errors import CapabilityMissing
 from active_restore.model import Gate, Intent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,14 +43,9 @@ class Gates:
 
     def close_all(self, inodes: NDArray[np.uint64]) -> None:
         """Hold every access to these inodes. Raises ``CapabilityMissing`` where the map has no room left."""
-        order = np.sort(inodes)
-        words = order >> np.uint64(6)
-        bits = np.uint64(1) << (order & np.uint64(_WORD_BITS - 1))
-        starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1]))) if len(order) else np.empty(0, np.intp)
-        keys = words[starts]
+        keys, bits = _words(inodes)
         values = np.zeros((len(keys), 3), np.uint64)
-        if len(keys):
-            values[:, 0] = values[:, 1] = np.bitwise_or.reduceat(bits, starts)
+        values[:, 0] = values[:, 1] = bits
         with self._lock:
             for index, key in enumerate(keys.tolist()):
                 if there := self._map.get(key.to_bytes(8, "little")):
@@ -64,19 +59,27 @@ class Gates:
 
     def open(self, inode: int, gate: Gate) -> None:
         """Let readers (or all) pass."""
-        mask = ~(1 << inode % _WORD_BITS)
-        key = (inode // _WORD_BITS).to_bytes(8, "little")
         with self._lock:
-            there = self._map.get(key)
-            if there is None:
-                return
-            word = Word(*self._layout.packed.unpack(there))
-            writers = word.writers & mask if gate is Gate.ALL else word.writers
-            left = Word(word.readers & mask, writers, word.ranged & mask if gate is Gate.ALL else word.ranged)
-            if not any(left):
-                self._map.remove(key)
-            elif left != word:
-                self._map.put(key, self._layout.packed.pack(*left))
+            self._clear((inode // _WORD_BITS).to_bytes(8, "little"), ~(1 << inode % _WORD_BITS), gate)
+
+    def _clear(self, key: bytes, mask: int, gate: Gate) -> None:
+        there = self._map.get(key)
+        if there is None:
+            return
+        word = Word(*self._layout.packed.unpack(there))
+        writers = word.writers & mask if gate is Gate.ALL else word.writers
+        left = Word(word.readers & mask, writers, word.ranged & mask if gate is Gate.ALL else word.ranged)
+        if not any(left):
+            self._map.remove(key)
+        elif left != word:
+            self._map.put(key, self._layout.packed.pack(*left))
+
+    def open_all(self, inodes: NDArray[np.uint64]) -> None:
+        """Let everybody pass at these, a word at a time."""
+        keys, values = _words(inodes)
+        with self._lock:
+            for key, bits in zip(keys.tolist(), values.tolist(), strict=True):
+                self._clear(key.to_bytes(8, "little"), ~bits, Gate.ALL)
 
     def is_closed(self, inode: int, intent: Intent) -> bool:
         """Whether who wants this would wait."""
@@ -87,15 +90,30 @@ class Gates:
         return bool((word.readers if intent is Intent.READ else word.writers) >> inode % _WORD_BITS & 1)
 
 
+def _words(inodes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The keys of their words in order, and their bits in each."""
+    if not len(inodes):
+        return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    order = np.sort(inodes)
+    words = order >> np.uint64(6)
+    bits = np.uint64(1) << (order & np.uint64(_WORD_BITS - 1))
+    starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1])))
+    return words[starts], np.bitwise_or.reduceat(bits, starts)
+
+
 class Rows:
     """Row -> inode number, in a file of one 64-bit number a row, so that the next agent has it, too."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
+    def clear(self) -> None:
+        """Forget all, whoever left it."""
+        os.ftruncate(self._fd, 0)
+
     def add(self, pairs: Iterable[tuple[int, int]]) -> NDArray[np.uint64]:
-        """Remember ``(row, inode number)`` pairs; returns the inode numbers."""
-        table = np.fromiter(itertools.chain.from_iterable(pairs), np.uint64)
+        """Remember ``(row, inode number)`` pairs whose number is known (not 0); returns the inode numbers."""
+        table = np.fromiter(itertools.chain.from_iterable(pair for pair in pairs if pair[1]), np.uint64)
         rows, inodes = table[0::2].astype(np.int64), table[1::2].copy()
         if not len(rows):
             return inodes
@@ -109,6 +127,11 @@ class Rows:
         block[rows - first] = inodes
         os.pwrite(self._fd, block.tobytes(), first * _ROW_BYTES)
         return inodes
+
+    def inodes(self, rows: Sequence[int]) -> NDArray[np.uint64]:
+        """The inode numbers of those rows that were added."""
+        found = (self.inode(row) for row in rows)
+        return np.fromiter((inode for inode in found if inode is not None), np.uint64)
 
     def inode(self, row: int) -> int | None:
         """The inode number of a row, ``None`` where none was added."""

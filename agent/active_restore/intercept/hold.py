@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from active_restore.intercept import stopped
 from active_restore.linux import ptrace
 from active_restore.linux.process import is_alive, name_thread
 
@@ -31,7 +32,6 @@ _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
 _STOP_SECONDS = 0.05
-_CONFIRM_SECONDS = (0.02, 0.2, 1.0)
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
 
 
@@ -97,21 +97,10 @@ class Holder:
 
         It stays in the kernel's map until then: an agent that dies meanwhile leaves it to the next one.
         """
-        _continue(wait.tgid)
+        stopped.proceed(wait.tgid)
         now = time.monotonic()
-        self._continued += [(now + delay, wait) for delay in _CONFIRM_SECONDS]
+        self._continued += [(now + delay, wait) for delay in stopped.CONFIRM_SECONDS]
         self._wake.set()
-
-    @staticmethod
-    def resume_all(tgids: set[int]) -> None:
-        """The same for many, when nobody is left to confirm it later: done when none of them is stopped."""
-        for delay in (0.0, *_CONFIRM_SECONDS):
-            time.sleep(delay)
-            tgids = {tgid for tgid in tgids if _is_stopped(tgid)}
-            if not tgids:
-                return
-            for tgid in tgids:
-                _continue(tgid)
 
     def _run(self) -> None:
         name_thread("hold")
@@ -227,8 +216,8 @@ class Holder:
         due = [wait for when, wait in self._continued if when <= now]
         self._continued = [entry for entry in self._continued if entry[0] > now]
         for wait in due:
-            if _is_stopped(wait.tgid):
-                _continue(wait.tgid)
+            if stopped.is_stopped(wait.tgid):
+                stopped.proceed(wait.tgid)
             else:
                 self._resumed(wait)
 
@@ -238,21 +227,6 @@ def _deliver(status: int) -> int:
     received = os.WSTOPSIG(status)
     is_event = ptrace.is_trap(status) or ptrace.is_group_stop(status)
     return 0 if is_event or received == signal.SIGCONT else received
-
-
-def _continue(tgid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(tgid)
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-        finally:
-            os.close(pidfd)
-
-
-def _is_stopped(tgid: int) -> bool:
-    with contextlib.suppress(OSError), open(f"/proc/{tgid}/stat", "rb") as stat:
-        return stat.read().rpartition(b")")[2].split()[0] == b"T"
-    return False
 
 
 def _has_signal(wait: Wait) -> bool:

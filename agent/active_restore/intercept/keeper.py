@@ -84,6 +84,9 @@ class Keeper:
 
     def _guard_forever(self) -> None:
         name_thread("ar-guard")
+        with contextlib.suppress(OSError):
+            # Whoever opens a file here waits for us.
+            hurry()
         try:
             self._guard.run()
         finally:
@@ -268,9 +271,6 @@ def prepare(label: str) -> None:
         spare_from_oom_killer()
     with contextlib.suppress(OSError):
         lock_memory()
-    with contextlib.suppress(OSError):
-        # Whoever opens a file here waits for us.
-        hurry()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once

@@ -13,25 +13,29 @@ from typing import TYPE_CHECKING
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map
 from active_restore.errors import Busy
+from active_restore.intercept.stopped import resume_all
+from active_restore.intercept.waits import Waiters
 from active_restore.linux import bpffs
+from active_restore.linux.new_mount import mount_id
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
 
-_DIRECTORY = "active_restore"
-_SLOT, _VALUE, _ID = struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("=I")
-_MAPS = ("gate", "waiters", "orders", "exempt", "state", "counts", "events", "commands", "cgroups")
+_SLOT, _VALUE = struct.Struct("=I"), struct.Struct("=Q")
+_MAPS = ("gate", "waiters", "orders", "state", "counts", "events", "commands", "cgroups")
 
 
 def directory(restore_id: str) -> Path:
     """Where the pins of a restore lie. Mounts bpffs where that is missing."""
-    return bpffs.mount() / _DIRECTORY / restore_id
+    bpffs.mount()
+    return bpffs.pins(restore_id)
 
 
-def start_ticks(tid: int) -> int:
-    """When a thread started, in clock ticks since boot (proc(5), field 22 of stat). Raises ``OSError`` where it is gone."""
-    stat = Path(f"/proc/{tid}/stat").read_bytes()
-    return int(stat.rpartition(b")")[2].split()[19])
+def abandon(restore_id: str, errno: int) -> None:
+    """Without an agent: refuse all who wait and will come, with ``errno``. Raises ``OSError`` where nothing is pinned."""
+    with contextlib.closing(Pins(directory(restore_id))) as left:
+        left.set_state("STATE_ABANDON", errno)
+        resume_all({wait.tgid for wait in Waiters(left.maps["waiters"], left.maps["orders"]).all() if wait.stopped})
 
 
 class Lock:
@@ -96,15 +100,11 @@ class Pins:
         values = (self.maps["counts"].get(_SLOT.pack(self._slots[name])) for name in names)
         return {name: _VALUE.unpack(value or bytes(8))[0] for name, value in zip(names, values, strict=True)}
 
-    def exempt(self, tid: int) -> None:
-        """Never hold this thread, or any thread of this process."""
-        self.maps["exempt"].put(_ID.pack(tid), _VALUE.pack(start_ticks(tid)))
+    def serve(self, agent: int, passage: int) -> None:
+        """``agent`` is the process that serves from now on; nobody is held who opens from the mount of ``passage``.
 
-    def unexempt(self, tid: int) -> None:
-        """Hold it like any other."""
-        self.maps["exempt"].remove(_ID.pack(tid))
-
-    def unexempt_all(self) -> None:
-        """Those whom an earlier agent exempted are gone."""
-        for key, _ in list(self.maps["exempt"].items()):
-            self.maps["exempt"].remove(key)
+        The kernel side forgets the mount when that process ends.
+        """
+        self.set_state("STATE_PASSAGE", 0)
+        self.set_state("STATE_AGENT", agent)
+        self.set_state("STATE_PASSAGE", 1 + mount_id(passage))

@@ -11,6 +11,11 @@ ROOT = Path("/sys/fs/bpf")
 _FLAGS = 0x2 | 0x4 | 0x8  # nosuid, nodev, noexec
 
 
+def pins(name: str) -> Path:
+    """Where our pins of this name would lie, mounted or not."""
+    return ROOT / "active_restore" / name
+
+
 def mount() -> Path:
     """Mount it at its usual place unless it is there. Raises ``OSError``."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()

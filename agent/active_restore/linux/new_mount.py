@@ -42,3 +42,9 @@ class PrivateMount:
         """Unmount it; descriptors of files on it stay good."""
         os.close(self.root)
         os.close(self._tree)
+
+
+def mount_id(fd: int) -> int:
+    """The id of the mount that a descriptor lies on (proc(5), ``fdinfo``); it may be used again when the mount is gone."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith(b"mnt_id:"))

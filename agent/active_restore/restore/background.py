@@ -36,14 +36,12 @@ _RETRY_SECONDS = 5.0
 # Between the deaths of a worker that accomplished nothing: the background must neither give up nor eat the machine.
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 30.0
-_HELLOS = 2
 
 
 class Hooks(NamedTuple):
-    """What the background asks of the agent. ``exempt`` and ``unexempt`` take thread ids of workers."""
+    """What the background tells the agent: rows that are no placeholders any more, and what the backup does not have."""
 
-    exempt: Callable[[int], None]
-    unexempt: Callable[[int], None]
+    settled: Callable[[Sequence[int]], None]
     refused: Callable[[int, bytes, int, str], None]
 
 
@@ -191,7 +189,6 @@ class Background:
     def _serve(self, session: _Session) -> bool:
         """``False`` when the worker died before its work was done."""
         try:
-            session.greet()
             while not (self._shop.board.stopping or (self._finished and not session.busy)):
                 if not session.feed() and not session.busy:
                     self._rest(session)
@@ -235,7 +232,6 @@ class _Session:
         self._jobs: dict[int, dict[int, int]] = {}
         self._undurable: dict[int, int] = {}
         self._unmarking = 0
-        self._tids: list[int] = []
         self._number = 0
         self._troubled: list[int] = []
         self.accomplished = False
@@ -244,11 +240,6 @@ class _Session:
     def busy(self) -> bool:
         """Whether the worker has something in hand."""
         return bool(self._jobs or self._undurable or self._unmarking)
-
-    def greet(self) -> None:
-        """Its threads open placeholders: exempt them before the first job."""
-        while len(self._tids) < _HELLOS and self.hear():
-            pass
 
     def feed(self) -> bool:
         """Hand out batches; ``False`` where none could be."""
@@ -274,16 +265,14 @@ class _Session:
         if frame is None:
             return False
         kind, *words = frame
-        if kind == frames.HELLO:
-            self._tids.append(words[0])
-            self._hooks.exempt(words[0])
-        elif kind == frames.FILLED:
+        if kind == frames.FILLED:
             self._filled(*words)
         elif kind == frames.DURABLE:
             self._durable(words[0])
         elif kind == frames.UNMARKED:
             self._unmarking -= 1
             self._shop.board.note_marked(words[0], marked=False)
+            self._hooks.settled(words[0])
         return True
 
     def _filled(self, number: int, filled: list[int], others: list[list[Any]]) -> None:
@@ -313,6 +302,7 @@ class _Session:
         """The user deleted it: nothing to restore any more."""
         self._shop.board.state[row] = State.GONE
         self._shop.catalog.set_states([row], State.GONE)
+        self._hooks.settled([row])
         self._shop.tally.done([(row, size)])
 
     def _durable(self, rows: list[int]) -> None:
@@ -331,9 +321,7 @@ class _Session:
         return True
 
     def end(self) -> None:
-        """The worker is dead or ends: no exemption is left, and nothing that it had in hand is forgotten."""
-        for tid in self._tids:
-            self._hooks.unexempt(tid)
+        """The worker is dead or ends: nothing that it had in hand is forgotten."""
         self._worker.close()
         for sizes in self._jobs.values():
             self._queue.put_back([row for row in sizes if self._shop.board.state[row] == State.LAID])

@@ -22,6 +22,7 @@ _WORKERS = 3
 _PACE = 4
 _CONCURRENCY = 5
 _DROPPING = 6
+_DEMAND = 7
 _MOVED = 8
 _MAX_WORKERS = 56
 _HEADER_BYTES = 512
@@ -123,6 +124,15 @@ class Board:
     @dropping.setter
     def dropping(self, value: bool) -> None:
         self._words[_DROPPING] = int(value)
+
+    @property
+    def demand_ns(self) -> int:
+        """When a task's file was restored last, or will have been: CLOCK_MONOTONIC, ns."""
+        return self._words[_DEMAND]
+
+    @demand_ns.setter
+    def demand_ns(self, value: int) -> None:
+        self._words[_DEMAND] = value
 
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""

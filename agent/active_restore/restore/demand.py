@@ -10,6 +10,7 @@ Every fault ends in a release or a refusal; an unexpected exception refuses with
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import FileRow, State
-from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.errors import ActiveRestoreError, ContentError, SourceUnavailable
 from active_restore.linux import tasks
 from active_restore.linux.latency import Wakefulness
 from active_restore.model import Fault, Gate, Intent, Lane, Task
@@ -53,13 +54,12 @@ _LAST_RETRY_S = 15.0
 class Answers(NamedTuple):
     """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
 
-    ``describe(fault)`` tells who waits; ``exempt`` takes a thread id of ours that is about to open placeholders.
+    ``describe(fault)`` tells who waits.
     """
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
     describe: Callable[[Fault], Task]
-    exempt: Callable[[int], None]
 
 
 class Workshop(NamedTuple):
@@ -96,13 +96,20 @@ class Demand:
         self._closing = False
         self._unreachable_since = 0.0
 
+    def warm_up(self) -> None:
+        """Called by each thread that will serve faults: the first one need not wait until everything is open."""
+        self._exempt_this_thread()
+        self._shop.catalog.file(0)
+        with contextlib.suppress(ActiveRestoreError):
+            self._reader()
+
     def on_fault(self, fault: Fault) -> None:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
         row = fault.row
         self._last_fault = time.monotonic()
         self._wakefulness.begin()
         if tasks.is_ours(fault.task.tid):
-            # A thread of ours that is not exempt opened a placeholder: waiting for ourselves would be for ever.
+            # A thread of ours opened a placeholder, not from the passage: waiting for ourselves would be for ever.
             self._answers.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
@@ -170,7 +177,6 @@ class Demand:
         if self._shop.board.state[row] == State.REFUSED:
             self._fail(row, self._refusals.get(row, errno.EIO), "")
             return
-        self._exempt_this_thread()
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
             claim = filling.claim(wait=wait)
@@ -209,6 +215,7 @@ class Demand:
 
     def _fill(self, filling: Filling) -> None:
         file = filling.file
+        self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
             truncates = all(fault.intent is Intent.TRUNCATE for fault in self._waiting.get(file.row, ()))
         if truncates and file.ref.size > _TRUNCATE_AT_ONCE_BYTES:
@@ -285,11 +292,6 @@ class Demand:
             with self._lock:
                 self._readers.append(reader)
         return reader
-
-    def _exempt_this_thread(self) -> None:
-        if not getattr(self._thread, "exempt", False):
-            self._answers.exempt(threading.get_native_id())
-            self._thread.exempt = True
 
     def _stall(self, file: FileRow, error: SourceUnavailable) -> None:
         with self._stall_changed:

@@ -1,6 +1,6 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``HELLO tid``, ``FILLED id rows others``, ``DURABLE rows`` and
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
 ``UNMARKED rows`` come up.
 """
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, HELLO, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP = range(8)
+SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP = range(7)
 # What became of the others in FILLED: (row, result, errno, detail).
 SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")

@@ -235,7 +235,6 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
 def _work(name: str, upstream: Upstream, work: Callable[[], None]) -> None:
     """Run one thread of the worker. What it cannot handle ends the process: the agent takes over what was filled."""
     name_thread(name)
-    upstream.send(frames.HELLO, threading.get_native_id())
     try:
         work()
     except BaseException:

@@ -39,7 +39,7 @@ class DyingAgent(Guarded):
         """As the engine does it, with a chance to die at each step."""
         self._reach("fault")
         path = self.root / f"{row}"
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path.name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.interceptor.passage())
         half = len(content(row)) // 2
         os.pwrite(fd, content(row)[:half], 0)
         self._reach("written")

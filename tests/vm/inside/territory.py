@@ -16,6 +16,7 @@ from active_restore.intercept.base import Territory
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
+from tests.kernel.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from active_restore.intercept.waits import Wait
     from active_restore.model import Fault
 
-DEADLINE_S = 60.0
 _ROWS = 10_000
 
 
@@ -121,7 +121,6 @@ class Guarded:
     def __enter__(self) -> Self:
         self.root.mkdir(exist_ok=True)
         self.interceptor.arm(self.territory)
-        self.interceptor.exempt(threading.get_native_id())
         self.interceptor.laid()
         self.serve()
         return self
@@ -133,13 +132,9 @@ class Guarded:
     def serve(self) -> None:
         """Start the threads of the interceptor."""
         for _ in range(self.interceptor.serve_threads):
-            thread = threading.Thread(target=self._serve)
+            thread = threading.Thread(target=self.interceptor.serve, args=(self._on_fault,))
             thread.start()
             self._threads.append(thread)
-
-    def _serve(self) -> None:
-        self.interceptor.exempt(threading.get_native_id())
-        self.interceptor.serve(self._on_fault)
 
     def join(self) -> None:
         """Wait for the threads of the interceptor."""
@@ -177,7 +172,7 @@ class Guarded:
         """What the engine does: write, make durable, unmark, open the gate, let everybody go."""
         path = self.paths[row]
         if path.exists() and row in self.contents:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(path.name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.interceptor.passage())
             try:
                 os.pwrite(fd, self.contents[row], 0)
                 os.fdatasync(fd)
@@ -198,6 +193,7 @@ class Guarded:
     def waiting(self) -> list[Wait]:
         """Everybody in the kernel's map of waiters."""
         bpf = self.interceptor if isinstance(self.interceptor, BpfInterceptor) else self.interceptor._bpf
+        assert bpf is not None
         return list(bpf._waiters.all())
 
     def settle(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 from active_restore.ebpf import program
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.intercept.pins import Pins, directory
+from tests.kernel.waiting import DEADLINE_S
 from tests.vm.inside.agent_process import content
 from tests.vm.inside.territory import Child, Guarded, python, restore_id_of, state_of, until
 
@@ -78,9 +79,9 @@ def test_killed_again_and_again(agents: Agents) -> None:
     agent = agents.start("arm", files, "fault", 3)
     readers = [Child("perl", "-e", _READER, str(first), str(files), root) for first in range(1, _READERS + 1)]
     for index in range(_ROUNDS):
-        assert agent.wait(60) == -signal.SIGKILL
+        assert agent.wait(DEADLINE_S) == -signal.SIGKILL
         agent = agents.start("adopt", files, _STAGES[index % len(_STAGES)], index % 5)
-    assert agent.wait(60) == -signal.SIGKILL
+    assert agent.wait(DEADLINE_S) == -signal.SIGKILL
     agents.start("adopt", files)
     assert [reader.finish() for reader in readers] == ["done\n"] * _READERS
     agents.finish()

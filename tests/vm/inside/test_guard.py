@@ -44,7 +44,7 @@ _IO_URING = """
 @pytest.fixture(scope="module")
 def module_guard(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """BPF and its guard, for all tests of this module."""
-    with Guarded(disk / "guard", tmp_path_factory.mktemp("run"), GuardedBpfInterceptor()) as guarded:
+    with Guarded(disk / "guard", tmp_path_factory.mktemp("run"), GuardedBpfInterceptor(required=True)) as guarded:
         yield guarded
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.marker import MARKER
 from active_restore.model import Gate, Intent
 from tests.vm.inside.territory import Child, python, state_of, until
 
@@ -65,7 +66,8 @@ def test_readers_pass_before_writers(guarded: Guarded) -> None:
     reader = python("import sys; print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
     writer = python("import sys; open(sys.argv[1], 'r+b').write(b'mine')", guarded.paths[row])
     guarded.faulted(row, 2)
-    with open(os.open(guarded.paths[row], os.O_WRONLY), "wb") as file:
+    passage = guarded.interceptor.passage()
+    with open(os.open(guarded.paths[row].name, os.O_WRONLY, dir_fd=passage), "wb") as file:
         file.write(CONTENT)
     readers = [fault for fault in guarded.of(row) if fault.intent is Intent.READ]
     guarded.interceptor.release(row, Gate.READ, readers)
@@ -276,13 +278,35 @@ def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
     assert again.finish() == "\n"
 
 
-def test_exempt_child_reads_what_is_there(guarded: Guarded) -> None:
-    row = guarded.lay("exempt", CONTENT)
-    child = python("import sys; input(); print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
-    guarded.interceptor.exempt(child.pid)
-    assert child.finish(b"\n") == f"{len(CONTENT)}\n"
-    guarded.interceptor.unexempt(child.pid)
+def test_nobody_is_held_at_the_passage(guarded: Guarded) -> None:
+    row = guarded.lay("passage", CONTENT)
+    name, passage = guarded.paths[row].name, guarded.interceptor.passage()
+    fd = os.open(name, os.O_RDWR, dir_fd=passage)
+    assert os.read(fd, 100_000) == bytes(len(CONTENT))
+    os.close(fd)
     assert guarded.of(row) == []
+
+
+def test_agent_never_waits_for_itself(guarded: Guarded) -> None:
+    row = guarded.lay("itself", CONTENT)
+    with pytest.raises(BlockingIOError):
+        guarded.paths[row].open()
+    assert guarded.of(row) == []
+
+
+def test_settled_in_the_background(guarded: Guarded) -> None:
+    """Nobody waited for these; their gates are opened together."""
+    rows = [guarded.lay(f"settled{number}", CONTENT) for number in range(200)]
+    for row in rows[:150]:
+        os.removexattr(guarded.paths[row], MARKER)
+        guarded.contents.pop(row)
+    guarded.interceptor.settled(rows[:150])
+    assert Child("wc", "-c", *(guarded.paths[row] for row in rows[:150])).finish().endswith(" total\n")
+    assert guarded.faults == []
+    child = Child("cat", guarded.paths[rows[150]])
+    guarded.faulted(rows[150])
+    guarded.fill(rows[150])
+    assert child.finish() == CONTENT.decode()
 
 
 @pytest.mark.parametrize(

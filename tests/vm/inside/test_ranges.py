@@ -41,7 +41,6 @@ class RangeGate:
         program.load("gate", program.header_tree(run_dir), pins, defines)
         self._pins = Pins(pins)
         self._extents = maps.Map.pinned(pins / "map_extents")
-        self._pins.exempt(os.getpid())
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
         self.file = root / "ranged"

@@ -1,101 +1,68 @@
-"""What BPF LSM needs. Without it, fanotify holds tasks."""
+"""What BPF LSM needs, by trying. Without it, fanotify holds tasks."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import importlib.util
-import os
-import platform
-import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.cli.checks.finding import Finding
-from active_restore.linux.libc import check, libc
+from active_restore.cli.checks.target import existing
+from active_restore.control.names import shown
+from active_restore.ebpf import capability, program
+from active_restore.errors import CapabilityMissing
+from active_restore.linux.inode_numbers import InodeNumbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_LSM = Path("/sys/kernel/security/lsm")
-_BTF = Path("/sys/kernel/btf/vmlinux")
-_BPF_MAP_TYPE_ARRAY = 2
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
-_INTERCEPTOR = "active_restore.intercept.bpf_lsm"
-
-
-def findings() -> Iterator[Finding]:
-    """The interceptor, the kernel's configuration, type information, bcc."""
-    yield Finding(
-        "bpf interceptor",
-        importlib.util.find_spec(_INTERCEPTOR) is not None,
-        "bpf",
-        "part of this version" if importlib.util.find_spec(_INTERCEPTOR) else "not part of this version",
-        "it holds tasks by restarting their call, without any kernel lock held meanwhile",
-        "use fanotify, which --interceptor auto takes",
-    )
-    yield _lsm()
-    yield Finding(
-        "kernel type information",
-        os.access(_BTF, os.R_OK),
-        "bpf",
-        f"{_BTF} " + ("can be read" if os.access(_BTF, os.R_OK) else "is missing"),
-        "programs are compiled against it, without kernel headers",
-        "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
-    )
-    yield _system_call()
-    yield _bcc()
+# Name, check, what is said where it passes, why it matters.
+_CHECKS: tuple[tuple[str, Callable[[], None], str, str], ...] = (
+    ("processor", capability.check_processor, "its registers are known", "system calls are told apart by their registers"),
+    (
+        "BPF LSM",
+        capability.check_lsm,
+        "bpf is among the active security modules",
+        "the kernel asks programs about each open",
+    ),
+    (
+        "permission for BPF",
+        capability.check_permission,
+        "programs may be loaded",
+        "a policy or a container may forbid it",
+    ),
+    (
+        "hooks and type information",
+        capability.check_hooks,
+        "the kernel has the hooks and describes its types",
+        "programs are compiled against the kernel's own types (BTF), without kernel headers",
+    ),
+    ("bcc", program.find_bcc, "the BPF Compiler Collection is there", "it compiles and loads the programs"),
+)
+_ELSE = "nothing: --interceptor auto takes fanotify instead"
 
 
-def _system_call() -> Finding:
-    """Create a map of one entry, as everything that uses BPF does first (bpf(2), BPF_MAP_CREATE)."""
-    attributes = struct.pack("=IIII", _BPF_MAP_TYPE_ARRAY, 4, 4, 1)
-    problem = "unknown on this architecture"
-    number = _SYS_BPF.get(platform.machine())
-    if number is not None:
+def findings(target: str) -> Iterator[Finding]:
+    """One for each thing that is needed for a restore to where ``target`` is or would be made."""
+    for name, check, detail, why in _CHECKS:
         try:
-            os.close(check(libc.syscall(number, 0, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes))), "bpf"))
-            problem = ""
-        except OSError as error:
-            problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+            check()
+        except CapabilityMissing as problem:
+            yield Finding(name, present=False, need="bpf", detail=str(problem), why=why, todo=problem.hint or _ELSE)
+        else:
+            yield Finding(name, present=True, need="bpf", detail=detail, why=why)
+    yield _inode_numbers(existing(target))
+
+
+def _inode_numbers(place: str) -> Finding:
+    try:
+        InodeNumbers(place).close()
+        problem = ""
+    except (LookupError, OSError) as error:
+        problem = f"they cannot be found ({error})"
     return Finding(
-        "bpf(2)",
+        "inodes by number",
         not problem,
         "bpf",
-        problem or "maps can be made",
-        "programs and maps are loaded through it",
-        "EPERM: run as root outside of containers, without a policy (seccomp, lockdown) that forbids it",
-    )
-
-
-def _lsm() -> Finding:
-    try:
-        active = _LSM.read_text().strip().split(",")
-        detail = f"lsm={','.join(active)}"
-        present = "bpf" in active
-    except OSError as error:
-        present = False
-        detail = f"{_LSM} cannot be read: {error.strerror}"
-    return Finding(
-        "BPF LSM",
-        present,
-        "bpf",
-        detail,
-        "programs can only be attached to LSM hooks where bpf is among the active ones",
-        "boot with lsm=...,bpf (keep what is there), and mount securityfs",
-    )
-
-
-def _bcc() -> Finding:
-    spec = importlib.util.find_spec("bcc")
-    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    right = any((place / "libbcc.py").exists() for place in places)
-    other = "the module bcc is another project's" if spec else "there is no module bcc"
-    return Finding(
-        "bcc",
-        right,
-        "bpf",
-        f"found in {places[0]}" if right else other,
-        "it compiles and loads the programs",
-        "install your distribution's package (python3-bpfcc, python3-bcc); the one called bcc on PyPI is unrelated",
+        problem or f"those of {shown(place)} can be found",
+        "programs know a placeholder by the number of its inode",
+        "use ext4 or xfs, or let --interceptor auto take fanotify",
     )

@@ -22,14 +22,20 @@ _SUPPORTED = {EXT4_MAGIC: "ext4", XFS_MAGIC: "xfs", BTRFS_MAGIC: "btrfs"}
 
 def findings(target: str) -> Iterator[Finding]:
     """Type, handles, xattrs, ranges, free space of where ``target`` is or would be made."""
-    place = target
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
+    place = existing(target)
     yield _type(place)
     yield _handles(place)
     yield _xattrs(place)
     yield _ranges(place)
     yield _space(place)
+
+
+def existing(target: str) -> str:
+    """The directory itself, or the one in which it would be made."""
+    place = target
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place
 
 
 def _type(place: str) -> Finding:
