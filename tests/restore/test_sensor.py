@@ -170,7 +170,7 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
         try:
             wait_until(lambda: ticker.status().reason == "disk", "the background yields")
             wait_until(lambda: board.pace_bytes_per_s > 0, "the workers are told")
-            wait_until(lambda: ticker.status().by == "bpf", "the block programs were loaded")
+            wait_until(lambda: ticker.status().by == "bpf", "the block programs were loaded", 180)
         finally:
             reader.kill()
             reader.wait()

@@ -50,6 +50,15 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
     )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        choices=range(1, 65),
+        default=0,
+        metavar="N",
+        help="at most N requests at a time to a remote source; with 2 or more, one is kept for tasks that wait",
+    )
+    parser.add_argument("--order", metavar="FILE", help="fill in this recorded order instead of the snapshot's own")
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
     telling.add_mqtt(parser)
@@ -88,7 +97,18 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         throttle=arguments.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
+        order=_order(arguments.order),
+        connections=arguments.connections,
     )
+
+
+def _order(path: str | None) -> str:
+    if path is None:
+        return ""
+    from active_restore.predict import carried
+
+    carried.load(path)
+    return os.path.abspath(path)
 
 
 def finish(done: Done, told: Reporter) -> int:
