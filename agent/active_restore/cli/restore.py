@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from active_restore.cli import command, telling
 from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
-from active_restore.schedule import Schedule, parse_schedule
+from active_restore.schedule import parse_schedule
 from active_restore.settings.file import load
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--throttle",
         choices=get_args(Throttle),
-        default="auto",
-        help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
+        help="auto (default): the background yields to whoever else uses the machine; off: it takes what it can get",
     )
     parser.add_argument(
         "--connections",
@@ -81,7 +80,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
     fault_timeout_s = defaults.fault_timeout if arguments.fault_timeout is None else arguments.fault_timeout
     if not fault_timeout_s > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
-    limit = Schedule(defaults.limit, ()) if arguments.limit is None else parse_schedule(arguments.limit)
+    limit = parse_schedule(defaults.limit if arguments.limit is None else arguments.limit)
     snapshot, subfolder = arguments.snapshot
     return RestoreOptions(
         source=arguments.source,
@@ -94,7 +93,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         interceptor=arguments.interceptor or defaults.interceptor,
         limit_bytes_per_s=limit.bytes_per_s,
         limit_windows=limit.windows,
-        throttle=arguments.throttle,
+        throttle=arguments.throttle or defaults.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
         order=_order(arguments.order),
