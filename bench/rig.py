@@ -36,11 +36,12 @@ class Scale:
     reads: int
     blobs: int
     pgbench_scale: int
+    fio_seconds: int
     cold: bool
 
 
-FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, cold=True)
-QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, cold=False)
+FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, 10, cold=True)
+QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, 1, cold=False)
 
 
 class Repository(NamedTuple):

@@ -24,6 +24,7 @@ from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.run import Run
 from active_restore.source.open import open_source
+from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,11 +138,12 @@ def _see_through(
 
 
 def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
+    turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
     if not wait or job.phase not in ("revealing", "restoring", "refusing"):
-        return open_source(job.options.source, env)
+        return open_source(job.options.source, env, turnstile)
     from active_restore.source.later import LaterSource
 
-    return LaterSource(job.options.source, lambda: open_source(job.options.source, env))
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:

@@ -20,15 +20,17 @@ from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
-from active_restore.linux.process import hurry
+from active_restore.linux.process import hurry, name_thread
+from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.board import Board
-from active_restore.restore.demand import Answers, Demand, Workshop
+from active_restore.restore.demand import Answers, Demand
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
 from active_restore.restore.settle import Settler
+from active_restore.restore.shop import Workshop
 from active_restore.restore.tally import Tally
 from active_restore.restore.throttle.ticker import Counters, Ticker
 
@@ -68,6 +70,7 @@ class Run:
         self._shop: Workshop | None = None
         self._demand: Demand | None = None
         self._background: Background | None = None
+        self._predicted: PredictedLane | None = None
         self._ticker: Ticker | None = None
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
@@ -145,7 +148,9 @@ class Run:
         """Serve faults, reveal, fill the rest, end."""
         shop = self._shop = self._open_shop(passage, interceptor)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
-        demand = self._demand = Demand(shop, answers, self._source, self._job.options.fault_timeout_s)
+        options = self._job.options
+        lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
+        demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
         self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
@@ -157,7 +162,7 @@ class Run:
         notify("READY=1")
         sync_filesystem(passage)
         self._job = self._job.in_phase("restoring")
-        self._fill(shop, demand, interceptor)
+        self._fill(shop, demand, interceptor, lane)
         return self._end(shop, interceptor, demand)
 
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
@@ -186,7 +191,7 @@ class Run:
         settler = Settler(mount, catalog, board, settled)
         return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
 
-    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor) -> None:
+    def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
         if not self._await_source():
             return
@@ -195,16 +200,19 @@ class Run:
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
+        counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
-        manners = self._job.options.throttle == "auto"
-        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
+        scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
+        lane.start(hooks, self._job.options.order, self._source)
+        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
+                background.rouse()
             background.finish()
+            lane.finish()
             for server in servers:
                 server.join()
 
@@ -253,6 +261,8 @@ class Run:
         for thread in self._threads:
             thread.join()
         demand.close()
+        if self._predicted is not None:
+            self._predicted.close()
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name)
@@ -345,6 +355,7 @@ class Run:
             source_unreachable_s=demand.unreachable_s,
             lanes=lanes,
             waiting=tuple(demand.waiting()),
+            predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
 
@@ -357,6 +368,7 @@ def _local_path(url: str) -> list[str]:
 
 def _serve(interceptor: Interceptor, demand: Demand) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
+    name_thread("ar-demand")
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()

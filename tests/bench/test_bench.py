@@ -64,6 +64,9 @@ def test_no_row_is_there_twice(results: list[dict[str, Any]]) -> None:
         "1 MiB",
         "open, first",
         "durability",
+        "random reads of 4 KiB",
+        "made durable",
+        "nobody else there",
         "index",
     ],
 )

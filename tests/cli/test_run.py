@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_begun_interrupted_and_gone_on_with(held_rig: Rig, ext4_target: Path) -> None:
     fill(held_rig.tree)
     (held_rig.place / "agent.toml").write_text(
-        "[restore]\nlimit = 1\n"
+        "[restore]\nlimit = 1\nthrottle = 'off'\n"
         f"[restores.web]\nsource = '{held_rig.source}'\ntarget = '{ext4_target}'\nexclude = ['file05']\n"
     )  # fmt: skip
     agent = held_rig.start("run", "web")

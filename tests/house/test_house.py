@@ -70,6 +70,7 @@ def test_only_the_command_line_ends_the_process() -> None:
 
 ALLOWED_IMPORTERS = {
     "bcc": ("ebpf/",),
+    "elftools": ("predict/",),
     "pydantic": ("control/", "cli/checks/", "settings/"),
     "rich": ("cli/",),
     "argparse": ("cli/",),

@@ -257,6 +257,18 @@ def test_a_broken_configuration_does_not_leave_anything_unguarded(unfinished: Ri
     assert init.stop() == 0
 
 
+def test_metrics_are_there_while_it_runs(unfinished: Rig, init: Init, ext4_target: Path) -> None:
+    page = unfinished.place / "active-restore.prom"
+    (unfinished.place / "agent.toml").write_text(f"[metrics]\ntextfile = '{page}'\ninterval = 0.1\n")
+    init.start()
+    init.until("READY")
+    up = f'active_restore_agent_up{{target="{ext4_target}"}} 1\n'
+    init.wait(lambda: page.exists() and up in page.read_text(), "the metrics")
+    assert page.stat().st_mode & 0o777 == 0o644
+    finish(unfinished, init, ext4_target)
+    assert [path.name for path in unfinished.place.glob("*.prom*")] == []
+
+
 def test_only_root(held_rig: Rig) -> None:
     argv = held_rig.argv("agent")
     argv[2] = argv[2].replace("run()", "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); run()")

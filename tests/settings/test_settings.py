@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from active_restore.cli.main import main
+from active_restore.config import LimitWindow
 from active_restore.settings.file import SettingsError, load
 from active_restore.settings.tables import MqttTable, NamedRestore, Settings
 
@@ -89,8 +90,8 @@ def test_values_arrive(file: Path) -> None:
         ("[mqtt]\nkey_file = '/k'", "mqtt: key_file needs cert_file"),
         ("[mqtt]\nbroker='mqtt://h'\nca_file = '/k'", "mqtt: ca_file and cert_file need a broker with mqtts:// or wss://"),
         ("mqtt = 1", "mqtt: must be a table"),
-        ("[restore]\nlimit = 'fast'", 'restore.limit: not a rate; allowed: like "50MB/s", "20MiB/s", or 0 for no limit'),
-        ("[restore]\nlimit = -1", "restore.limit: -1 is not allowed; allowed: like"),
+        ("[restore]\nlimit = 'fast'", 'restore.limit: not a limit; allowed: like "50MB/s", by hours'),
+        ("[restore]\nlimit = -1", "restore.limit: not a limit; allowed: like"),
         ("[restore]\nfault_timeout = 0", "restore.fault_timeout: 0 is not allowed; allowed: 0.1 to 86400 (seconds)"),
         ("[restore]\nfault_timeout = nan", "restore.fault_timeout: nan is not allowed"),
         ("[restore]\nexisting = 'maybe'", 'restore.existing: this text is not allowed; allowed: "refuse", "metadata"'),
@@ -158,10 +159,20 @@ def test_show_is_the_whole_file_with_defaults(file: Path, capfd: pytest.CaptureF
     assert load(again).mqtt == load().mqtt
     web = load().named("web")
     assert web is not None
-    assert (web.limit, web.interceptor, web.existing) == (0, "fanotify", "refuse")
+    assert (web.limit, web.interceptor, web.existing) == ("0", "fanotify", "refuse")
     assert load(again).restores["web"] == web
     assert main(["config", "show", str(again), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["restore"]["limit"] == 1_000_000
+    assert json.loads(capfd.readouterr().out)["restore"]["limit"] == "1MB/s"
+
+
+def test_a_limit_by_hours(file: Path) -> None:
+    file.write_text("[restores.a]\nsource = 'dir:/x'\ntarget = '/t'\nlimit = '1MB/s 08:00-18:00, 5MB/s'\nthrottle = 'off'\n")
+    options = load().restores["a"].options()
+    assert (options.limit_bytes_per_s, options.limit_windows, options.throttle) == (
+        5_000_000,
+        (LimitWindow(8 * 60, 18 * 60, 1_000_000),),
+        "off",
+    )
 
 
 @given(st.text())

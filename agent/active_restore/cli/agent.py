@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     del arguments
     from active_restore.service.supervisor import Supervisor
+    from active_restore.service.textfile import TextFile
 
     try:
         settings = load()
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         # Placeholders must be guarded, whatever somebody has written into a file.
         _log.error("defaults are in force: %s", error)
         settings = Settings()
-    Supervisor(settings.service, lambda target: environment(settings, target), lambda restores: None).run()
+    with TextFile(settings.metrics) as metrics:
+        Supervisor(settings.service, lambda target: environment(settings, target), metrics.see).run()
     return 0
 
 

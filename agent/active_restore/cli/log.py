@@ -9,9 +9,12 @@ import queue
 import sys
 from typing import TYPE_CHECKING
 
+from active_restore.cli import journal
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FORMAT = "active-restore: %(levelname)s: %(message)s"
 _MAX_RECORDS = 1000
 
 
@@ -30,16 +33,21 @@ class _Dropping(logging.handlers.QueueHandler):
 
 @contextlib.contextmanager
 def to_stderr(*, debug: bool) -> Iterator[None]:
-    """Log to stderr while the block runs: warnings and worse, with ``debug`` everything."""
+    """Log to stderr while the block runs: warnings and worse, with ``debug`` everything.
+
+    In the journal each line has its priority, and the configuration says how much is told.
+    """
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     writer = logging.StreamHandler(sys.stderr)
-    writer.setFormatter(logging.Formatter("active-restore: %(levelname)s: %(message)s"))
+    in_journal = journal.is_journal(2)
+    lines = journal.JournalFormatter("%(message)s") if in_journal else logging.Formatter(_FORMAT)
+    writer.setFormatter(lines)
     listener = logging.handlers.QueueListener(records, writer)
     handler = _Dropping(records)
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if debug else logging.WARNING)
+    root.setLevel(logging.DEBUG if debug else _configured() if in_journal else logging.WARNING)
     listener.start()
     try:
         yield
@@ -47,3 +55,13 @@ def to_stderr(*, debug: bool) -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(before)
         listener.stop()
+
+
+def _configured() -> int:
+    """The level of the configuration file; a file that is wrong is told of by whoever needs it."""
+    from active_restore.errors import ActiveRestoreError
+    from active_restore.settings.file import load
+
+    with contextlib.suppress(ActiveRestoreError):
+        return logging.getLevelNamesMapping()[load().log.level.upper()]
+    return logging.INFO

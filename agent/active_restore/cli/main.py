@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from active_restore.cli import log
+from active_restore.cli import journal, log
 from active_restore.cli.parser import build_parser
 from active_restore.cli.printers.json_lines import error_line
 from active_restore.control.names import shown
@@ -68,10 +68,11 @@ def expected(error: BaseException) -> ActiveRestoreError:
 
 
 def _report(error: ActiveRestoreError, *, as_json: bool) -> int:
+    prefix = journal.ERROR if journal.is_journal(2) else ""
     with contextlib.suppress(OSError):
-        print(f"active-restore: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"{prefix}active-restore: error: {_one_line(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {_one_line(error.hint)}", file=sys.stderr)
+            print(f"{prefix}hint: {_one_line(error.hint)}", file=sys.stderr)
     if as_json:
         with contextlib.suppress(OSError):
             print(error_line(error), flush=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from active_restore.cli import command, telling
 from active_restore.config import Existing, Hold, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
-from active_restore.schedule import Schedule, parse_schedule
+from active_restore.schedule import parse_schedule
 from active_restore.settings.file import load
 
 if TYPE_CHECKING:
@@ -53,9 +53,17 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--throttle",
         choices=get_args(Throttle),
-        default="auto",
-        help="auto: the background yields to whoever else uses the machine; off: it takes what it can get",
+        help="auto (default): the background yields to whoever else uses the machine; off: it takes what it can get",
     )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        choices=range(1, 65),
+        default=0,
+        metavar="N",
+        help="at most N requests at a time to a remote source; with 2 or more, one is kept for tasks that wait",
+    )
+    parser.add_argument("--order", metavar="FILE", help="fill in this recorded order instead of the snapshot's own")
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
     telling.add_mqtt(parser)
@@ -78,7 +86,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
     fault_timeout_s = defaults.fault_timeout if arguments.fault_timeout is None else arguments.fault_timeout
     if not fault_timeout_s > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
-    limit = Schedule(defaults.limit, ()) if arguments.limit is None else parse_schedule(arguments.limit)
+    limit = parse_schedule(defaults.limit if arguments.limit is None else arguments.limit)
     snapshot, subfolder = arguments.snapshot
     return RestoreOptions(
         source=arguments.source,
@@ -92,10 +100,21 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         hold=arguments.hold,
         limit_bytes_per_s=limit.bytes_per_s,
         limit_windows=limit.windows,
-        throttle=arguments.throttle,
+        throttle=arguments.throttle or defaults.throttle,
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
+        order=_order(arguments.order),
+        connections=arguments.connections,
     )
+
+
+def _order(path: str | None) -> str:
+    if path is None:
+        return ""
+    from active_restore.predict import carried
+
+    carried.load(path)
+    return os.path.abspath(path)
 
 
 def finish(done: Done, told: Reporter) -> int:

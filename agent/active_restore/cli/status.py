@@ -15,7 +15,7 @@ from active_restore.cli.printers.choice import on_terminal
 from active_restore.cli.printers.json_lines import dump
 from active_restore.cli.printers.live import frame
 from active_restore.cli.printers.plain import status_lines
-from active_restore.control import registry
+from active_restore.control import metrics, registry
 from active_restore.control.client import ControlClient
 from active_restore.control.messages import StatusText
 from active_restore.control.names import plain, shown
@@ -45,11 +45,15 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser = command.declare(commands, common, "status", "show how restores are doing and who waits for what", run)
     parser.add_argument("target", metavar="TARGET", nargs="?", help="only this one (default: all)")
     command.add_json(parser)
+    parser.add_argument("--prometheus", action="store_true", help="print metrics in the text format of Prometheus")
     parser.add_argument("--watch", action="store_true", help="go on showing it until the restores have ended")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the status once, or again and again."""
+    if arguments.prometheus:
+        print(metrics.text(metrics.collect(_restores(arguments.target))), end="")
+        return 0
     seen = look(arguments.target)
     if not arguments.watch:
         _print(seen, as_json=arguments.json)
@@ -62,8 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def look(target: str | None) -> list[Seen]:
     """The restore of ``target``, or all. Raises ``NotRunning`` where ``target`` is not being restored."""
-    restores = registry.known() if target is None else [registry.find(command.absolute(target))]
-    return [Seen(restore, _ask(restore)) for restore in restores]
+    return [Seen(restore, _ask(restore)) for restore in _restores(target)]
+
+
+def _restores(target: str | None) -> list[Known]:
+    return registry.known() if target is None else [registry.find(command.absolute(target))]
 
 
 def _ask(restore: Known) -> Status | None:

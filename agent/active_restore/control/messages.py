@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from active_restore.control.names import path_fields, plain
 from active_restore.errors import ActiveRestoreError, UsageError
 from active_restore.model import Task
-from active_restore.restore.progress import LaneCount, Phase, Status, Throttled, ThrottleReason, Waiting
+from active_restore.restore.progress import LaneCount, Phase, PredictionCount, Status, Throttled, ThrottleReason, Waiting
 
 VERSION = 1
 MAX_LINE_BYTES = 2 << 20
@@ -27,7 +27,7 @@ MAX_WAITING = 256
 MAX_WINDOWS = 64
 _MAX_PATH_BYTES = 4096  # PATH_MAX
 _MAX_LIMIT = 1 << 62
-_NESTED = ("lanes", "waiting", "throttle")
+_NESTED = ("lanes", "waiting", "throttle", "predictions")
 
 
 class PathText(BaseModel):
@@ -146,6 +146,17 @@ class LaneText(BaseModel):
     bytes: int
 
 
+class PredictionText(BaseModel):
+    """What became of a kind of prediction, see ``progress.PredictionCount``."""
+
+    made: int
+    hit: int
+    late: int
+    wasted: int
+    dropped: int
+    allowance: int
+
+
 class ThrottleText(BaseModel):
     """Manners of the background, see ``progress.Throttled``."""
 
@@ -177,6 +188,7 @@ class StatusText(BaseModel):
     source_unreachable_s: float
     lanes: dict[str, LaneText]
     waiting: list[WaitingText]
+    predictions: dict[str, PredictionText] = {}
     throttle: ThrottleText = ThrottleText()
 
     @classmethod
@@ -202,6 +214,7 @@ class StatusText(BaseModel):
             source_unreachable_s=status.source_unreachable_s,
             lanes={name: LaneText(files=lane.files, bytes=lane.bytes) for name, lane in status.lanes.items()},
             waiting=[WaitingText.waiting(waiting) for waiting in status.waiting[:MAX_WAITING]],
+            predictions={name: PredictionText(**dataclasses.asdict(count)) for name, count in status.predictions.items()},
             throttle=ThrottleText(**dataclasses.asdict(status.throttle)),
         )
 
@@ -216,6 +229,7 @@ class StatusText(BaseModel):
                 Waiting(text.to_bytes(), Task(text.task.tid, text.task.tgid, text.task.comm), text.waited_ms)
                 for text in self.waiting
             ),
+            predictions={name: PredictionCount(**count.model_dump()) for name, count in self.predictions.items()},
         )
 
 

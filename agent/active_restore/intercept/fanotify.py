@@ -26,7 +26,7 @@ from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.notify import GUARD_PARTS, store_descriptor
-from active_restore.linux.process import is_alive
+from active_restore.linux.process import is_alive, rouse
 from active_restore.model import Fault, Gate, Intent, Task
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
+_LAST_LOOKS = 30
 _LOOK_AFTER_SECONDS = 0.05
 _SOON_MS = 1
 _MANY_NUMBERS = 256
@@ -144,6 +145,7 @@ class FanotifyInterceptor:
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
+        keepers.rouse_all(territory.marker_prefix)
         try:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
@@ -246,7 +248,8 @@ class FanotifyInterceptor:
             if self._ending or self._link is not lost:
                 return
             _, territory = self._linked()
-            link = self._find_successor(territory)
+            if (link := self._find_successor(territory)) is None:
+                return
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
                 self._keepers += 1
@@ -257,20 +260,24 @@ class FanotifyInterceptor:
             os.close(link.listener)
             link.ledger.close()
 
-    def _find_successor(self, territory: Territory) -> keepers.Link:
-        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over."""
-        while True:
+    def _find_successor(self, territory: Territory) -> keepers.Link | None:
+        """A standby accepts when it has taken over; where both died, a new one does. ``None``: nothing is left to guard."""
+        while not self._linked()[0].ledger.disarmed:
             try:
                 self._need_standby(territory)
                 return keepers.connect(territory.run_dir)
             except (CapabilityMissing, OSError):
                 # One that was just starting was killed, too, or the machine is out of memory: tasks wait, we try again.
                 self._ended.wait(_LOOK_SECONDS)
+        self._ended.wait(_LOOK_AFTER_SECONDS)
+        return None
 
     def _need_standby(self, territory: Territory) -> None:
         """Start a standby unless one is there. Only with ``_relink`` held."""
         link, _ = self._linked()
         ledger = link.ledger
+        for pid in (ledger.keeper, ledger.standby):
+            rouse(pid, b"ar-")
         # The standby first: one that is just taking over is found as the keeper then.
         if is_alive(ledger.standby) or (is_alive(ledger.keeper) and ledger.keeper != link.keeper_pid):
             return
@@ -363,7 +370,7 @@ class FanotifyInterceptor:
         with contextlib.suppress(OSError):
             if last_word is not None:
                 link.sock.send(last_word, socket.MSG_NOSIGNAL)
-                _wait_for_end(link.sock)
+                _wait_for_end(link)
             link.sock.shutdown(socket.SHUT_RDWR)
         # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
         nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -374,11 +381,15 @@ class FanotifyInterceptor:
             self._passage.close()
 
 
-def _wait_for_end(sock: socket.socket) -> None:
+def _wait_for_end(link: keepers.Link) -> None:
     """Wait (bounded) until the keeper has acted: it closes the connection."""
-    sock.settimeout(30)
-    while sock.recv(wire.MAX_PACKET_BYTES):
-        pass
+    link.sock.settimeout(_LOOK_SECONDS)
+    for _ in range(_LAST_LOOKS):
+        rouse(link.ledger.keeper, b"ar-")
+        with contextlib.suppress(TimeoutError):
+            while link.sock.recv(wire.MAX_PACKET_BYTES):
+                pass
+            return
 
 
 def _fault(packet: FaultPacket, keeper: int) -> Fault:

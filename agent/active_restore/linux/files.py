@@ -14,6 +14,7 @@ _CLONE_FS = 0x200
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
+_RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437
 
 EXT4_MAGIC = 0xEF53
@@ -51,12 +52,16 @@ def private_cwd() -> None:
 
 def open_beneath(directory: int, path: bytes, flags: int) -> int:
     """openat2(2) that neither leaves ``directory`` nor follows any symbolic link."""
-    how = struct.pack(
-        "=QQQ",
-        flags | os.O_CLOEXEC,
-        0,
-        _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
-    )
+    return _openat2(directory, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+
+
+def open_in_root(directory: int, path: bytes, flags: int) -> int:
+    """openat2(2) with ``directory`` as the root: absolute names and symbolic links, and ``..``, stay inside of it."""
+    return _openat2(directory, path, flags, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+
+
+def _openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     result = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
     return check(result, os.fsdecode(path))
 

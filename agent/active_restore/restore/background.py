@@ -16,6 +16,7 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from active_restore.catalog import State
+from active_restore.linux.process import rouse
 from active_restore.model import Lane
 from active_restore.placeholder import open_inode
 from active_restore.restore import frames
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from active_restore.catalog import RawFile
-    from active_restore.restore.demand import Workshop
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Handover
 
 _BATCH_FILES = 256
@@ -45,15 +46,27 @@ class Hooks(NamedTuple):
     refused: Callable[[int, bytes, int, str], None]
 
 
+class Role(NamedTuple):
+    """What a worker process runs; ``words`` go into its first frame, ``fds`` are inherited."""
+
+    module: str
+    words: dict[str, Any]
+    fds: tuple[int, ...]
+
+
+_WORKER = Role("active_restore.restore.worker", {}, ())
+
+
 class WorkerProcess:
     """One worker and its streams."""
 
-    def __init__(self, number: int, shop: Workshop, handover: Handover) -> None:
+    def __init__(self, number: int, shop: Workshop, handover: Handover, role: Role = _WORKER) -> None:
+        self._sending = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "active_restore.restore.worker"],
+            [sys.executable, "-P", "-m", role.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds],
+            pass_fds=[shop.mount_fd, shop.board.fd, *handover.fds, *role.fds],
             cwd="/",
         )
         assert self._process.stdin is not None
@@ -68,6 +81,7 @@ class WorkerProcess:
             "rows": shop.board.rows,
             "recipe": handover.recipe,
             "fds": list(handover.fds),
+            **role.words,
         }
         self.send(frames.SETUP, setup)
 
@@ -78,7 +92,7 @@ class WorkerProcess:
 
     def send(self, *words: object) -> None:
         """A frame down; a dead worker shows in ``receive``."""
-        with contextlib.suppress(BrokenPipeError):
+        with self._sending, contextlib.suppress(BrokenPipeError):
             frames.write_frame(self._down, *words)
 
     def receive(self) -> list[Any] | None:
@@ -96,8 +110,10 @@ class WorkerProcess:
 class Queue:
     """Rows that nobody has asked for yet, in order, with promoted and returned rows before all others."""
 
-    def __init__(self, shop: Workshop) -> None:
+    def __init__(self, shop: Workshop, batch_files: int = _BATCH_FILES, batch_bytes: int = _BATCH_BYTES) -> None:
         self._shop = shop
+        self._batch_files = batch_files
+        self._batch_bytes = batch_bytes
         self._lock = threading.Lock()
         self._rows = array("I")
         self._next = 0
@@ -123,13 +139,14 @@ class Queue:
     def batch(self) -> list[RawFile]:
         """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
         rows: list[int] = []
-        while len(rows) < _BATCH_FILES and (row := self._pop()) is not None:
+        while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
-        files = self._shop.catalog.files(rows) if rows else []
+        # Once each: what was promoted comes by again in its turn.
+        files = self._shop.catalog.files(list(dict.fromkeys(rows))) if rows else []
         total = 0
         for position, (_, _, size, *_) in enumerate(files):
-            if total >= _BATCH_BYTES:
+            if total >= self._batch_bytes:
                 self._put_first([row for row, *_ in files[position:]])
                 return files[:position]
             total += size
@@ -176,7 +193,7 @@ class Background:
         """Serve one worker; a new one takes the place of one that dies, after growing pauses where none gets anything done."""
         pause = _FIRST_PAUSE_S
         try:
-            while not self._serve(session := _Session(self._workers[number], self._shop, self._hooks, self.queue)):
+            while not self._serve(session := Session(self._workers[number], self._shop, self._hooks, self.queue)):
                 pause = _FIRST_PAUSE_S if session.accomplished else min(2 * pause, _LAST_PAUSE_S)
                 self._shop.reporter.event(Notice("a worker process died and is replaced"))
                 with self._wake:
@@ -186,7 +203,7 @@ class Background:
         finally:
             self._workers[number].close()
 
-    def _serve(self, session: _Session) -> bool:
+    def _serve(self, session: Session) -> bool:
         """``False`` when the worker died before its work was done."""
         try:
             while not (self._shop.board.stopping or (self._finished and not session.busy)):
@@ -198,11 +215,16 @@ class Background:
         finally:
             session.end()
 
-    def _rest(self, session: _Session) -> None:
+    def _rest(self, session: Session) -> None:
         """Nothing to hand out: sleep until there is, or a while after trouble."""
         with self._wake:
             self._wake.wait_for(lambda: self._finished or self.queue or self._shop.board.stopping, _RETRY_SECONDS)
         session.forgive()
+
+    def rouse(self) -> None:
+        """Let workers go on that somebody has stopped: one may hold the very file that a task waits for."""
+        for worker in self._workers:
+            rouse(worker.pid)
 
     def promote(self, rows: Sequence[int]) -> None:
         """Fill these next."""
@@ -221,10 +243,11 @@ class Background:
             self._wake.notify_all()
 
 
-class _Session:
+class Session:
     """The conversation with one living worker."""
 
-    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue) -> None:
+    def __init__(self, worker: WorkerProcess, shop: Workshop, hooks: Hooks, queue: Queue, lane: Lane = Lane.BACKGROUND) -> None:
+        self._lane = lane
         self._worker = worker
         self._shop = shop
         self._hooks = hooks
@@ -273,7 +296,12 @@ class _Session:
             self._unmarking -= 1
             self._shop.board.note_marked(words[0], marked=False)
             self._hooks.settled(words[0])
+        else:
+            self._other(kind, words)
         return True
+
+    def _other(self, kind: int, words: list[Any]) -> None:
+        """A frame that ordinary workers do not send."""
 
     def _filled(self, number: int, filled: list[int], others: list[list[Any]]) -> None:
         sizes = self._jobs.pop(number)
@@ -290,7 +318,7 @@ class _Session:
                 self._trouble(row, code, detail)
         # A stopped worker leaves files without a result: they are still placeholders.
         self._queue.put_back(list(sizes))
-        self._shop.tally.filled(Lane.BACKGROUND, len(done), sum(done.values()))
+        self._shop.tally.filled(self._lane, len(done), sum(done.values()))
 
     def _trouble(self, row: int, code: int, detail: str) -> None:
         if not self._troubled:

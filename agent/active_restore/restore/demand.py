@@ -31,11 +31,8 @@ from active_restore.restore.writer import Claim, Filling
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from active_restore.catalog import Catalog
-    from active_restore.restore.board import Board
-    from active_restore.restore.progress import Reporter
-    from active_restore.restore.settle import Settler
-    from active_restore.restore.tally import Tally
+    from active_restore.restore.progress import Served
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Reader, Source
 
 # More is not restored in the thread that serves faults, and still more not side by side with many others.
@@ -62,22 +59,11 @@ class Answers(NamedTuple):
     describe: Callable[[Fault], Task]
 
 
-class Workshop(NamedTuple):
-    """What every lane works with. ``mount_fd`` is the interceptor's passage."""
-
-    mount_fd: int
-    catalog: Catalog
-    board: Board
-    marker_prefix: bytes
-    tally: Tally
-    settler: Settler
-    reporter: Reporter
-
-
 class Demand:
     """``on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
 
-    def __init__(self, shop: Workshop, answers: Answers, source: Source, fault_timeout_s: float) -> None:
+    def __init__(self, shop: Workshop, answers: Answers, source: Source, fault_timeout_s: float, on_served: Served) -> None:
+        self._on_served = on_served
         self._shop = shop
         self._answers = answers
         self._source = source
@@ -114,7 +100,10 @@ class Demand:
             return
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
+            # Wanted: it stays in the page cache.
+            self._shop.board.urgent[row] = 1
             self._answers.release(row, Gate.READ, [fault])
+            self._on_served(row, was_there=True)
             return
         with self._lock:
             if known:
@@ -186,6 +175,7 @@ class Demand:
                 self._slow.submit(self._restore_guarded, file)
             elif claim is Claim.FILLED_ALREADY:
                 self._let_go_on(file, filling)
+                self._on_served(row, was_there=False)
             else:
                 self._conclude(file, filling)
         except ContentError as error:

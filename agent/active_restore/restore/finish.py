@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from active_restore.catalog import RawFile
-    from active_restore.restore.demand import Workshop
+    from active_restore.restore.shop import Workshop
 
 _ROWS = 500
 

@@ -1,7 +1,7 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
 ``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
-``UNMARKED rows`` come up.
+``UNMARKED rows`` come up. The process that predicts also sends ``PREDICTED [(kind, row, size), ...]``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP = range(7)
+SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED = range(8)
 # What became of the others in FILLED: (row, result, errno, detail).
 SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")

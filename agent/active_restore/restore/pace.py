@@ -42,9 +42,10 @@ class Bucket:
 
 
 class Pace:
-    """One worker's share of what the board allows."""
+    """One worker's share of what the board allows. One that is not ``mannered`` works for tasks that run: limit alone."""
 
-    def __init__(self, board: Board, number: int) -> None:
+    def __init__(self, board: Board, number: int, *, mannered: bool = True) -> None:
+        self._mannered = mannered
         self._board = board
         self._number = number
         self._limit = Bucket()
@@ -60,10 +61,11 @@ class Pace:
                 return
             if (
                 not board.paused
-                and has_turn(self._number, board.workers, board.concurrency, time.monotonic())
+                and (not self._mannered or has_turn(self._number, board.workers, board.concurrency, time.monotonic()))
                 and self._take(size)
             ):
-                self._give_way(row)
+                if self._mannered:
+                    self._give_way(row)
                 return
             time.sleep(_LOOK_S)
 
@@ -78,6 +80,8 @@ class Pace:
 
     def _take(self, size: int) -> bool:
         limit, pace, share = self._board.rate_bytes_per_s, self._board.pace_bytes_per_s, self._board.concurrency
+        if not self._mannered:
+            pace = 0
         if (limit and not self._limit.ready(limit / share)) or (pace and not self._manners.ready(pace / share)):
             return False
         if limit:

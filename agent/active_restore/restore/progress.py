@@ -99,6 +99,21 @@ class Throttled:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionCount:
+    """What became of one kind of guess: ``made`` is how many, ``hit`` how many were there in time, ``late`` how many not.
+
+    ``wasted`` is how many nobody wanted, ``dropped`` how many were not allowed, ``allowance`` how many may be open at once.
+    """
+
+    made: int = 0
+    hit: int = 0
+    late: int = 0
+    wasted: int = 0
+    dropped: int = 0
+    allowance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
 
@@ -121,6 +136,7 @@ class Status:
     source_unreachable_s: float = 0.0
     lanes: dict[str, LaneCount] = field(default_factory=dict)
     waiting: tuple[Waiting, ...] = ()
+    predictions: dict[str, PredictionCount] = field(default_factory=dict)
     throttle: Throttled = Throttled()
 
 
@@ -139,3 +155,10 @@ class Reporter(Protocol):
 
     def event(self, event: Event) -> None:
         """One thing that happened."""
+
+
+class Served(Protocol):
+    """Is told of each row that tasks opened, after they went on; must not block."""
+
+    def __call__(self, row: int, *, was_there: bool) -> None:
+        """``was_there``: its content was complete before the task came."""

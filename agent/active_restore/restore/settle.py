@@ -47,6 +47,15 @@ def make_durable(inode: int) -> None:
         os.close(fd)
 
 
+def forget_pages(inode: int) -> None:
+    """Give the room of a durable file in the page cache to others: nobody has asked for it. Mapped pages stay."""
+    fd = open_ours(inode, os.O_RDONLY | os.O_NOATIME)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def settle_for_writer(inode: int) -> None:
     """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3)."""
     fd = open_ours(inode, os.O_RDONLY)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -24,7 +24,7 @@ from active_restore.placeholder import unmark
 from active_restore.restore import frames
 from active_restore.restore.board import Board
 from active_restore.restore.pace import Pace, Stopped
-from active_restore.restore.settle import make_durable
+from active_restore.restore.settle import forget_pages, make_durable
 from active_restore.restore.writer import Claim, Filling
 from active_restore.source.open import attach
 
@@ -111,6 +111,8 @@ class Syncer:
             if inode >= 0:
                 with contextlib.suppress(OSError):
                     unmark(inode)
+                    if self._board.dropping and not self._board.urgent[row]:
+                        forget_pages(inode)
                 os.close(inode)
         self._upstream.send(frames.UNMARKED, rows)
 
@@ -157,6 +159,9 @@ class Batch:
                 self._abort()
                 self.others[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
                 return
+            if item is not None and self._setup.board.state[file.row] == State.LAID:
+                # Before it is claimed: a task that wants the file takes it meanwhile, instead of waiting for our next look.
+                self._setup.pace.wait(file.row, len(item.data))
             self._begin(at)
             if item is None:
                 self._end(file)
@@ -175,7 +180,6 @@ class Batch:
 
     def _write(self, file: FileRow, piece: Piece) -> None:
         assert self._filling is not None
-        self._setup.pace.wait(file.row, len(piece.data))
         self._filling.write(piece)
         self._setup.board.add_moved(self._setup.number, len(piece.data))
 
@@ -208,7 +212,7 @@ class Setup:
         self.marker_prefix: bytes = words["marker_prefix"]
         self.board = Board(words["board_fd"], words["rows"])
         self.source = attach(words["recipe"], words["fds"])
-        self.pace = Pace(self.board, self.number)
+        self.pace = Pace(self.board, self.number, mannered=words.get("mannered", True))
         self.syncer = Syncer(self.mount_fd, upstream, self.board)
 
 
@@ -232,23 +236,26 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
     setup.syncer.close()
 
 
-def _work(name: str, upstream: Upstream, work: Callable[[], None]) -> None:
+def work(name: str, upstream: Upstream, task: Callable[[], None]) -> None:
     """Run one thread of the worker. What it cannot handle ends the process: the agent takes over what was filled."""
     name_thread(name)
     try:
-        work()
+        task()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def main() -> None:
-    """Serve until the agent says stop or ends."""
+Begin: TypeAlias = "Callable[[dict[str, Any], Setup, Upstream], None]"
+
+
+def serve(nice: int, begin: Begin | None = None) -> None:
+    """Serve until the agent says stop or ends. ``begin`` is given the words of the first frame, to do more besides."""
     die_with_parent(signal.SIGKILL)
     # A signal to the whole process group is for the agent, which ends us in good order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
+    os.nice(nice)
     allow_many_files()
     upstream = Upstream(sys.stdout.buffer)
     first = frames.read_frame(sys.stdin.buffer)
@@ -256,10 +263,12 @@ def main() -> None:
         return
     setup = Setup(first[1], upstream)
     jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None] = queue.SimpleQueue()
-    filler = threading.Thread(target=_work, args=("ar-fill", upstream, lambda: _fill_jobs(setup, jobs, upstream)))
-    syncer = threading.Thread(target=_work, args=("ar-sync", upstream, setup.syncer.run))
+    filler = threading.Thread(target=work, args=("ar-fill", upstream, lambda: _fill_jobs(setup, jobs, upstream)))
+    syncer = threading.Thread(target=work, args=("ar-sync", upstream, setup.syncer.run))
     filler.start()
     syncer.start()
+    if begin is not None:
+        begin(first[1], setup, upstream)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
             files = [FileRow(row, FileRef(*ref), handle) for row, *ref, handle in frame[2]]
@@ -275,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_NICE)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from active_restore.config import Existing, InterceptorName, RestoreOptions
-from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, HostName, Rate, TopicPrefix
+from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
+from active_restore.schedule import parse_schedule
+from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, HostName, Limit, TopicPrefix
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
@@ -31,7 +32,8 @@ class RestoreTable(Table):
 
     existing: Annotated[Existing, _one_of(Existing)] = "refuse"
     interceptor: Annotated[InterceptorName, _one_of(InterceptorName)] = "auto"
-    limit: Rate = 0
+    limit: Limit = "0"
+    throttle: Annotated[Throttle, _one_of(Throttle)] = "auto"
     fault_timeout: Seconds = 600.0
 
 
@@ -47,6 +49,7 @@ class NamedRestore(RestoreTable):
 
     def options(self) -> RestoreOptions:
         """The same as a job."""
+        limit = parse_schedule(self.limit)
         snapshot, _, subfolder = self.snapshot.partition(":")
         return RestoreOptions(
             source=self.source,
@@ -57,7 +60,9 @@ class NamedRestore(RestoreTable):
             exclude=self.exclude,
             existing=self.existing,
             interceptor=self.interceptor,
-            limit_bytes_per_s=self.limit,
+            limit_bytes_per_s=limit.bytes_per_s,
+            limit_windows=limit.windows,
+            throttle=self.throttle,
             fault_timeout_s=self.fault_timeout,
         )
 
@@ -96,6 +101,8 @@ class MqttTable(Table):
             raise ValueError("password_file and password_credential exclude each other")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file")
+        if self.discovery and self.format != "json":
+            raise ValueError('discovery needs format = "json"')
         secure = self.broker is not None and self.broker.startswith(("mqtts:", "wss:"))
         if (self.ca_file or self.cert_file) and not secure:
             raise ValueError("ca_file and cert_file need a broker with mqtts:// or wss://")

@@ -10,20 +10,22 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from active_restore.errors import UsageError
-from active_restore.rate import parse_rate
+from active_restore.schedule import parse_schedule
 
 BROKER_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 """Schemes of brokers, and the port where the URL names none. mqtts and wss are TLS."""
 _TOPIC = re.compile(r"[^\s+#/\0]+(/[^\s+#/\0]+)*")
-_MAX_RATE = 1 << 62
 
 
-def _rate(value: object) -> object:
+def _limit(value: object) -> object:
+    """A limit is kept as it was written; a bare number is bytes per second."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if isinstance(value, str):
         try:
-            return parse_rate(value)
+            parse_schedule(value)
         except UsageError:
-            raise ValueError("not a rate") from None
+            raise ValueError("not a limit") from None
     return value
 
 
@@ -53,8 +55,8 @@ def _topic(text: str) -> str:
     return text
 
 
-Rate = Annotated[
-    int, BeforeValidator(_rate), Field(ge=0, le=_MAX_RATE, description='like "50MB/s", "20MiB/s", or 0 for no limit')
+Limit = Annotated[
+    str, BeforeValidator(_limit), Field(description='like "50MB/s", by hours "20MiB/s 08:00-18:00, 50MB/s", or 0 for no limit')
 ]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(description="an absolute path")]
 BrokerUrl = Annotated[

@@ -9,6 +9,7 @@ from active_restore.source.dir import DirSource
 from active_restore.source.restic import password
 from active_restore.source.restic.repository import ResticSource
 from active_restore.store import location
+from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,16 +17,18 @@ if TYPE_CHECKING:
     from active_restore.source.base import Source
 
 
-def open_source(spec: str, env: Mapping[str, str]) -> Source:
+def open_source(spec: str, env: Mapping[str, str], turnstile: Turnstile | None = None) -> Source:
     """The source for ``dir:PATH`` or ``restic:REPOSITORY`` (restic's own spelling). ``env`` holds passwords and keys.
 
+    ``turnstile`` limits the requests at a time to a remote one.
     Raises ``UsageError``, ``NoRepository``, ``WrongPassword``, ``RepositoryDamaged``, ``SourceUnavailable``.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme == "dir":
         return DirSource.open(rest)
     if colon and rest and scheme == "restic":
-        return ResticSource.open(location.parse(rest, env), password.find(env))
+        place = location.parse(rest, env)._replace(turnstile=turnstile or Turnstile())
+        return ResticSource.open(place, password.find(env))
     raise UsageError(f"unknown source {_shown(scheme, colon)!r}", "write dir:PATH or restic:REPOSITORY")
 
 

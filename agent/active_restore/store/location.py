@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from active_restore.errors import NoRepository, UsageError
 from active_restore.store.local import LocalStore
 from active_restore.store.retry import RetryingStore
+from active_restore.store.turnstile import LimitedStore, Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,11 +32,15 @@ _VARIABLES = (
 
 
 class Location(NamedTuple):
-    """A place. ``scheme`` is local, s3 or rest; ``address`` is a path or a URL without secrets; ``env`` holds them."""
+    """A place. ``scheme`` is local, s3 or rest; ``address`` is a path or a URL without secrets; ``env`` holds them.
+
+    ``turnstile`` limits requests to a remote one.
+    """
 
     scheme: str
     address: str
     env: tuple[tuple[str, str], ...]
+    turnstile: Turnstile = Turnstile()
 
     @property
     def url(self) -> str:
@@ -49,7 +54,9 @@ class Location(NamedTuple):
         # Imported here: those who restore from a local disk need not carry the network stack.
         from active_restore.store import remote
 
-        return RetryingStore(remote.open_remote(self.scheme, self.address, dict(self.env)))
+        store = remote.open_remote(self.scheme, self.address, dict(self.env))
+        # Inside: who pauses before trying again holds no connection.
+        return RetryingStore(LimitedStore(store, self.turnstile) if self.turnstile.slots else store)
 
     def check(self) -> None:
         """Raises ``NoRepository`` where a local folder does not exist (later that would count as not mounted)."""
@@ -58,12 +65,19 @@ class Location(NamedTuple):
 
     def recipe(self) -> dict[str, Any]:
         """Plain data for another process; holds secrets."""
-        return {"scheme": self.scheme, "address": self.address, "env": [list(pair) for pair in self.env]}
+        turnstile = list(self.turnstile.for_background())
+        return {
+            "scheme": self.scheme,
+            "address": self.address,
+            "env": [list(pair) for pair in self.env],
+            "turnstile": turnstile,
+        }
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> Location:
         """The other end of ``recipe``."""
-        return cls(recipe["scheme"], recipe["address"], tuple((name, value) for name, value in recipe["env"]))
+        env = tuple((name, value) for name, value in recipe["env"])
+        return cls(recipe["scheme"], recipe["address"], env, Turnstile(*recipe["turnstile"]))
 
 
 def parse(repository: str, env: Mapping[str, str]) -> Location:

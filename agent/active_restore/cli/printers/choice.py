@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from active_restore.cli.journal import is_journal
+from active_restore.cli.printers.journal import JournalPrinter
 from active_restore.cli.printers.json_lines import JsonPrinter
 from active_restore.cli.printers.live import LivePrinter
 from active_restore.cli.printers.plain import PlainPrinter
@@ -17,7 +19,9 @@ def on_terminal() -> bool:
 
 
 def reporter(*, as_json: bool) -> ThreadedReporter:
-    """JSON lines when asked, a live display on a terminal, else plain lines; all on stdout."""
+    """JSON lines when asked, a live display on a terminal, else plain lines, with priorities for the journal; all on stdout."""
     if as_json:
         return ThreadedReporter(JsonPrinter(1))
+    if is_journal(1):
+        return ThreadedReporter(JournalPrinter(1))
     return ThreadedReporter(LivePrinter(sys.stdout) if on_terminal() else PlainPrinter(1))

@@ -14,7 +14,6 @@ from active_restore.restore.progress import Done, FaultServed, Notice, Planned, 
 if TYPE_CHECKING:
     from active_restore.restore.progress import Event, Status, Throttled, ThrottleReason, Waiting
 
-_PROGRESS_EVERY_S = 5.0
 _MAX_WAITING = 8
 _YIELDS: dict[ThrottleReason, str] = {
     "disk": "others use the disk",
@@ -31,20 +30,25 @@ class PlainPrinter:
     """
 
     period_s = 60.0
+    progress_every_s = 5.0
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._told_at = time.monotonic()
 
     def show(self, event: Event) -> None:
-        """The line of one event, if it has any now."""
+        """The lines of one event, if it has any now."""
+        for line in self.lines(event):
+            write_line(self.fd, line)
+
+    def lines(self, event: Event) -> list[str]:
+        """What is to be printed now; most statuses are not."""
         if isinstance(event, Progress):
             now = time.monotonic()
-            if now - self._told_at < _PROGRESS_EVERY_S:
-                return
+            if now - self._told_at < self.progress_every_s:
+                return []
             self._told_at = now
-        for line in event_lines(event):
-            write_line(self._fd, line)
+        return event_lines(event)
 
     def tick(self) -> None:
         """Nothing changes by itself."""
@@ -93,7 +97,7 @@ def status_lines(status: Status) -> list[str]:
         parts.append(f"{count(status.faults, 'fault')} served")
     if status.refused:
         parts.append(f"{status.refused:,} refused")
-    return [", ".join(parts), *unreachable_lines(status), *waiting_lines(status.waiting)]
+    return [", ".join(parts), *unreachable_lines(status), *prediction_lines(status), *waiting_lines(status.waiting)]
 
 
 def phase_words(status: Status) -> str:
@@ -145,6 +149,15 @@ def unreachable_lines(status: Status) -> list[str]:
     if status.source_unreachable_s <= 0:
         return []
     return [f"the source cannot be reached since {duration(status.source_unreachable_s)}; trying again"]
+
+
+def prediction_lines(status: Status) -> list[str]:
+    """What became of guesses, by kind."""
+    return [
+        f"predicted ({kind}): {count(found.made, 'file')}, {found.hit:,} in time, {found.late:,} late, {found.wasted:,} unused"
+        for kind, found in sorted(status.predictions.items())
+        if found.made
+    ]
 
 
 def waiting_lines(waiting: tuple[Waiting, ...]) -> list[str]:

@@ -1,0 +1,81 @@
+"""The service with systemd as PID 1: what ``boot/drive`` tries in a Debian of its own, over a crash of the machine.
+
+Two boots: the second one follows a crash in the middle of a restore, and something reads a placeholder right behind
+``local-fs.target``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vm import debian
+from tests.vm.kernels import BUILD, kernels
+from tests.vm.machine import tail
+
+pytestmark = pytest.mark.timeout(0)
+
+_HERE = Path(__file__).parent / "boot"
+_TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
+_NEEDS = "initramfs-tools procps"
+_FSTAB = "/dev/vda / ext4 defaults 0 1\n/dev/vdb /srv ext4 defaults 0 2\n"
+
+
+def prepare(place: Path) -> list[str]:
+    """Disks of a Debian with our package, ``boot/drive`` and a kernel of its own; the words for QEMU."""
+    kernel = kernels()["6.12"]
+    (modules,) = (kernel.directory / "lib/modules").iterdir()
+    root = debian.copy_to(place / "root")
+    (root / "usr/lib/modules").mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", modules, root / "usr/lib/modules/"], check=True)
+    for config in (kernel.directory / "boot").glob("config-*"):
+        shutil.copy(config, root / "boot")
+    shutil.copy(_HERE / "drive", root / "root/drive")
+    for unit in _HERE.glob("*.service"):
+        shutil.copy(unit, root / "etc/systemd/system")
+    (root / "etc/fstab").write_text(_FSTAB)
+    done = debian.inside(
+        root,
+        f"""
+        apt-get update -q && apt-get install -y -q --no-install-recommends {_NEEDS}
+        dpkg -i /root/active-restore.deb
+        systemctl enable early.service driver.service
+        printf 'virtio_pci\\nvirtio_blk\\next4\\n' >>/etc/initramfs-tools/modules
+        sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
+        depmod {modules.name} && mkinitramfs -o /boot/initrd {modules.name}
+        """,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copy(root / "boot/initrd", place / "initrd")
+    for name, size in (("root", "3G"), ("srv", "512M")):
+        subprocess.run(["truncate", "-s", size, place / f"{name}.img"], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-d", root, place / "root.img"], check=True)
+    subprocess.run(["mkfs.ext4", "-q", place / "srv.img"], check=True)
+    shutil.rmtree(root)
+    drives = [word for name in ("root", "srv") for word in ("-drive", f"file={place / name}.img,if=virtio,format=raw")]
+    append = "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check"
+    words = ["qemu-system-x86_64", "-nographic", "-nic", "none", "-m", "1500M", "-smp", "2", "-cpu", "max"]
+    return [*words, "-kernel", str(kernel.image), "-initrd", str(place / "initrd"), "-append", append, *drives]
+
+
+def test_boot_crash_restart_resume() -> None:
+    place = BUILD / "runs" / "boot"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    command = prepare(place)
+    console = place / "console"
+    with console.open("wb") as log:
+        with subprocess.Popen(["nice", "-n", "10", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log) as machine:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                machine.wait(_TIMEOUT_S)
+            machine.kill()
+    found = re.findall(r"RESULT (.*?) (ok|FAILED)\r?$", console.read_text(errors="replace"), re.MULTILINE)
+    results = dict(found)
+    assert {"stage one", "early reader", "stage two"} <= results.keys(), tail(console)
+    assert [what for what, outcome in found if outcome != "ok"] == [], tail(console)
