@@ -9,6 +9,7 @@ from typing import Literal
 
 Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
+Hold = Literal["ptrace", "sigstop"]
 Throttle = Literal["auto", "off"]
 
 
@@ -43,7 +44,7 @@ class RestoreOptions:
     ``limit_bytes_per_s`` is 0 for no limit and holds outside of ``limit_windows``; ``workers`` 0 lets the agent choose;
     ``order`` is a file with a recorded order, empty for the snapshot's own;
     ``connections`` is how many requests at a time a remote source gets (0: as many as there is use for);
-    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached.
+    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached; ``hold`` is how BPF holds them.
     """
 
     source: str
@@ -54,6 +55,7 @@ class RestoreOptions:
     exclude: tuple[str, ...] = ()
     existing: Existing = "refuse"
     interceptor: InterceptorName = "auto"
+    hold: Hold = "ptrace"
     limit_bytes_per_s: int = 0
     limit_windows: tuple[LimitWindow, ...] = ()
     throttle: Throttle = "auto"

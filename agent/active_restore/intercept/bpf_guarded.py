@@ -20,6 +20,7 @@ from active_restore.linux import bpffs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from active_restore.config import Hold
     from active_restore.intercept.base import Interceptor, Territory
     from active_restore.model import Fault, Gate, Task
 
@@ -29,12 +30,15 @@ _log = logging.getLogger(__name__)
 class GuardedBpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises."""
 
-    def __init__(self, *, required: bool) -> None:
+    def __init__(self, hold: Hold = "ptrace", *, required: bool) -> None:
         self._required = required
         self._guard = FanotifyInterceptor()
         self._guard_is_armed = False
-        self._bpf: BpfInterceptor | None = BpfInterceptor(beside=lambda: Beside(self._guard.keeper_pid, self._guard.passage()))
+        self._bpf: BpfInterceptor | None = BpfInterceptor(hold=hold, beside=self._beside)
         self._served = itertools.count()
+
+    def _beside(self) -> Beside:
+        return Beside(self._guard.keeper_pid, self._guard.passage())
 
     @property
     def name(self) -> str:
