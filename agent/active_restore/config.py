@@ -37,6 +37,11 @@ class LimitWindow:
     bytes_per_s: int
 
 
+def log_root() -> Path:
+    """Where logbooks of restores are kept; they outlive the restore."""
+    return Path(os.environ.get("ACTIVE_RESTORE_LOG", "/var/log/active-restore"))
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
