@@ -98,11 +98,11 @@ class Run:
     def _to_guarded(self, laying: Laying) -> Interceptor:
         """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
         job = self._job
-        interceptor = choose(job.options.interceptor, job.restore_id)
+        interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
         if job.phase in ("planning", "laying"):
             if interceptor.adopt(self._territory()):
                 interceptor.disarm()
-                interceptor = choose(job.options.interceptor, job.restore_id)
+                interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
             self._lay(laying, interceptor)
             return interceptor
         if job.phase == "lost":
@@ -200,11 +200,13 @@ class Run:
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
+        counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
-        manners = self._job.options.throttle == "auto"
+        scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.start(hooks, self._job.options.order, self._source)
-        with Ticker(shop.board, places, counters, lambda: self._limits, manners=manners) as self._ticker:
+        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
+            # The user may have set another one while it was made.
+            self._ticker.limits = self._limits
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
@@ -305,6 +307,8 @@ class Run:
     def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
         """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
         self._limits = Limits(bytes_per_s, tuple(windows))
+        if self._ticker is not None:
+            self._ticker.limits = self._limits
         self._shop_now().board.rate_bytes_per_s = self._limits.now()
 
     def promote(self, paths: Sequence[bytes]) -> int:

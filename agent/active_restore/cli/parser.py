@@ -28,6 +28,8 @@ _COMMANDS = {
     "doctor": "doctor",
     "release": "release",
     "manifest": "manifest",
+    "record": "record",
+    "report": "report",
     "config": "config",
     "agent": "agent",
     "run": "run",

@@ -142,7 +142,8 @@ class Queue:
         while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
-        files = self._shop.catalog.files(rows) if rows else []
+        # Once each: what was promoted comes by again in its turn.
+        files = self._shop.catalog.files(list(dict.fromkeys(rows))) if rows else []
         total = 0
         for position, (_, _, size, *_) in enumerate(files):
             if total >= self._batch_bytes:
