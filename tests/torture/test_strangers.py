@@ -6,9 +6,12 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.kernel.disks import mounted
+from tests.kernel.rig import add_decoys
 from tests.kernel.tasks import run
 
 if TYPE_CHECKING:
@@ -110,13 +113,23 @@ def test_sqlite(held_rig: Rig, ext4_target: Path) -> None:
     held_rig.finish(command, ext4_target)
 
 
-def test_postgres_amcheck(held_rig: Rig, ext4_target: Path) -> None:
+def test_postgres_amcheck(rig: Rig) -> None:
     """A cluster that was backed up stopped starts on placeholders; every heap and index is checked."""
+    # Not below the directory of the tests, which is root's alone.
+    with tempfile.TemporaryDirectory(prefix="active-restore-test-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        rig.tree = place / "source"
+        rig.source = f"dir:{rig.tree}"
+        rig.tree.mkdir()
+        add_decoys(rig.tree)
+        with mounted("ext4", place / "disk") as disk:
+            _postgres(rig, disk.mount / "t", place / "sockets")
+
+
+def _postgres(rig: Rig, target: Path, sockets: Path) -> None:
     programs = max(_POSTGRES.iterdir(), key=lambda path: int(path.name)) / "bin"
-    for place in (held_rig.tree, *held_rig.tree.parents, *ext4_target.parents):
-        # The tests' own directories are root's alone.
-        place.chmod(place.stat().st_mode | 0o005)
-    data, sockets = held_rig.tree / "pg", held_rig.place / "sockets"
+    data, restored = rig.tree / "pg", target / "pg"
     for place in (data, sockets):
         place.mkdir()
         shutil.chown(place, "postgres", "postgres")
@@ -125,21 +138,21 @@ def test_postgres_amcheck(held_rig: Rig, ext4_target: Path) -> None:
         who = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
         return quietly(*who, programs / program, *arguments, cwd=Path("/"))
 
-    def started(place: Path, *arguments: str) -> None:
+    def control(place: Path, *arguments: str) -> None:
         options = f"-c listen_addresses= -c unix_socket_directories={sockets} -c fsync=off"
         postgres("pg_ctl", "-D", place, "-w", "-l", sockets / "log", "-o", options, *arguments)
 
     postgres("initdb", "-D", data, "-A", "trust", "--no-sync")
-    started(data, "start")
+    control(data, "start")
     postgres("pgbench", "-h", sockets, "-i", "-s", "2", "-q", "postgres")
-    started(data, "stop")
-    command = held_rig.hold(ext4_target)
-    started(ext4_target / "pg", "start")
+    control(data, "stop")
+    command = rig.hold(target)
+    control(restored, "start")
     try:
         assert postgres("psql", "-h", sockets, "-Atc", "SELECT count(*) FROM pgbench_accounts", "postgres").strip() == "200000"
         postgres("pg_amcheck", "-h", sockets, "--install-missing", "--heapallindexed", "--all")
         postgres("pgbench", "-h", sockets, "-n", "-t", "200", "-c", "2", "postgres")
-        held_rig.finish(command, ext4_target)
+        rig.finish(command, target)
         postgres("pg_amcheck", "-h", sockets, "--heapallindexed", "--all")
     finally:
-        started(ext4_target / "pg", "stop", "-m", "fast")
+        control(restored, "stop", "-m", "fast")
