@@ -13,17 +13,19 @@ import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from active_restore.config import service_socket
+from active_restore.config import service_socket, state_root
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import keepers, wire
 from active_restore.intercept.guard import answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
+from active_restore.linux.mounts import superblock
 from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.notify import GUARD_PARTS, store_descriptor
 from active_restore.linux.process import is_alive
@@ -158,8 +160,14 @@ class FanotifyInterceptor:
         return True
 
     def _store(self) -> None:
-        """Let the service hold copies: should all of us die at once, tasks go on waiting."""
+        """Let the service hold copies: should all of us die at once, tasks go on waiting.
+
+        Not where a new keeper's own program and state are on the guarded file system: it could not even be started, and the
+        whole machine would wait.
+        """
         link, territory = self._linked()
+        if superblock(territory.root) in {superblock(place) for place in _needed_for_a_start() if os.path.exists(place)}:
+            return
         name = os.path.basename(territory.run_dir)
         for part, fd in zip(GUARD_PARTS, (link.group, link.listener, link.ledger.fd), strict=True):
             store_descriptor(str(service_socket()), f"{name}.{part}", fd)
@@ -372,6 +380,11 @@ class FanotifyInterceptor:
         os.close(nowhere)
         if self._passage is not None:
             self._passage.close()
+
+
+def _needed_for_a_start() -> tuple[str, ...]:
+    """What systemd, Python and the service open before a new keeper stands."""
+    return ("/", "/usr", "/etc", os.path.realpath(sys.executable), __file__, str(state_root()), str(service_socket().parent))
 
 
 def _wait_for_end(sock: socket.socket) -> None:
