@@ -200,16 +200,17 @@ class Run:
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(background.pids, lambda: shop.tally.faults, lambda: demand.awaited)
+        counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
         places = [self._job.options.target, *_local_path(self._source.url)]
-        manners = self._job.options.throttle == "auto"
+        scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.start(hooks, self._job.options.order, self._source)
-        with Ticker(shop.board, places, counters, self._limits, manners=manners) as self._ticker:
+        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
+                background.rouse()
             background.finish()
             lane.finish()
             for server in servers:

@@ -26,6 +26,8 @@ class Command:
         self.pid = self._child.pid
         self._lines: queue.Queue[str] = queue.Queue()
         self._kinds: set[str] = set()
+        self.troubles: list[dict[str, Any]] = []
+        """What it refused, noticed and failed with."""
         self._err: list[str] = []
         self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self._readers:
@@ -36,8 +38,13 @@ class Command:
         with self._child.stdout as out:
             for line in out:
                 self._lines.put(line)
-                self._kinds.add(str(json.loads(line)["event"]))
+                self._remember(json.loads(line))
         self._lines.put("")
+
+    def _remember(self, event: dict[str, Any]) -> None:
+        self._kinds.add(str(event["event"]))
+        if event["event"] in ("refused", "notice", "error"):
+            self.troubles.append(event)
 
     def _read_err(self) -> None:
         assert self._child.stderr is not None

@@ -101,6 +101,8 @@ def test_steering_a_restore(held: Rig, ext4_target: Path) -> None:
     assert (status["files_total"], status["limit_bytes_per_s"]) == (FILES + 4, 1)
     ended = held.run("promote", ext4_target / "b/file03", ext4_target / "c")
     assert (ended.returncode, ended.stdout) == (0, f"{ext4_target}: 21 files promoted\n"), ended.stderr
+    # Again: they are in line twice now, and are restored once.
+    assert held.run("promote", ext4_target / "c").stdout == f"{ext4_target}: 20 files promoted\n"
     assert "(background paused)" in held.run("status").stdout
     ended = held.run("limit", "400KiB/s", ext4_target)
     assert (ended.returncode, ended.stdout) == (0, f"{ext4_target}: background limited to 400 KiB/s\n")

@@ -39,15 +39,16 @@ async def machine(broker: Broker, number: int) -> None:
             await asyncio.sleep(max(next_at - time.monotonic(), 0))
             next_at += 1
             waiting = 2 if (step + number) % 20 == 0 else 0
-            raw = payloads.encode(_progress(step, waiting), "json")
+            raw = payloads.encode(_progress(topics.node, step, waiting), "json")
             await client.publish(topics.of("progress"), raw, qos=0, retain=True)
             if waiting:
-                await client.publish(topics.of("faults"), payloads.encode(_faults(step), "json"))
+                await client.publish(topics.of("faults"), payloads.encode(_faults(topics.node, step), "json"))
 
 
-def _progress(step: int, waiting: int) -> payloads.Progress:
+def _progress(node: str, step: int, waiting: int) -> payloads.Progress:
     done = step * 997 % 100_000
     return payloads.Progress(
+        node=node,
         time=time.time(),
         phase="restoring",
         seconds=float(step),
@@ -69,10 +70,17 @@ def _progress(step: int, waiting: int) -> payloads.Progress:
     )
 
 
-def _faults(step: int) -> payloads.Faults:
+def _faults(node: str, step: int) -> payloads.Faults:
     waits = [payloads.wait(b"db/base/%d" % n, "postgres", 1000 + n, 1000, 12.5 * n) for n in range(8)]
     return payloads.Faults(
-        time=time.time(), waiting=waits[:2], waiting_total=2, served=waits, served_total=8, served_ms=350.0, faults_total=step
+        node=node,
+        time=time.time(),
+        waiting=waits[:2],
+        waiting_total=2,
+        served=waits,
+        served_total=8,
+        served_ms=350.0,
+        faults_total=step,
     )
 
 

@@ -8,13 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+import msgspec
 import pexpect
 import pytest
 
 from active_restore.cli.main import main
+from active_restore.cli.printers.fleet_lines import PlainLines
 from active_restore.mqtt.digest import Digest
 from active_restore.mqtt.fleet import Fleet
 from active_restore.mqtt.topics import KINDS
@@ -97,11 +100,18 @@ def test_lines(lines: pexpect.spawn[str], broker: Mosquitto, ear: Ear) -> None:
     lines.expect_exact("the broker cannot be heard: ")
     broker.start()
     lines.expect_exact("the broker is heard\r\n")
-    lines.expect_exact("1 machine, 1 restoring, 0 tasks waiting, 5.00 MiB/s\r\n")
     lines.sendintr()
+    lines.expect_exact("1 machine, 1 restoring, 0 tasks waiting, 5.00 MiB/s\r\n")
     lines.expect(pexpect.EOF)
     lines.wait()
     assert lines.exitstatus == 0
+
+
+def test_a_line_about_all_now_and_then(capfd: pytest.CaptureFixture[str]) -> None:
+    lines, now = PlainLines(), time.monotonic()
+    for seconds in (1, 11, 12, 22):
+        lines.draw(Fleet("x"), now + seconds, "connecting")
+    assert capfd.readouterr().out == "0 machines, 0 restoring, 0 tasks waiting, 0 B/s\n" * 2
 
 
 def test_live_on_a_terminal(broker: Mosquitto, ear: Ear, env: dict[str, str]) -> None:
@@ -202,9 +212,10 @@ def test_the_simulated_machines_are_like_real_ones() -> None:
     digest = Digest("x", samples.TARGET)
     for event in (samples.PLANNED, samples.READY, samples.PROGRESS, samples.FAULT, samples.DONE):
         digest.event(event)
+    at_work = digest.take("progress")[0]
     digest.close(None)
     like = {"state": state("x"), "progress": progress(), "faults": machines.faults(), "report": report("x")}
     for kind in KINDS:
-        payload, _ = digest.take(kind)
+        payload = at_work if kind == "progress" else digest.take(kind)[0]
         assert payload is not None
-        assert set(like[kind]) == set(payload.__struct_fields__)
+        assert set(like[kind]) == set(msgspec.to_builtins(payload))

@@ -159,13 +159,13 @@ def test_slots_follow_each_other() -> None:
     assert starts == sorted(set(starts))
 
 
-def test_the_ticker_yields_and_comes_back(file: Path) -> None:
+def test_the_ticker_yields_and_comes_back(file: Path, tmp_path: Path) -> None:
     """Somebody reads the target's disk without a pause: the workers are told, and told again when it is over."""
     board = Board.create(1)
     board.workers = 2
     endless = _READS.replace("for at in range(int(sys.argv[2])):", "while True:").replace("at * 4096", "0")
     counters = Counters(list, lambda: 0, lambda: 0)
-    with Ticker(board, [str(file)], counters, Limits(123), manners=True) as ticker:
+    with Ticker(board, [str(file)], counters, Limits(123), tmp_path) as ticker:
         reader = subprocess.Popen([sys.executable, "-c", endless, file])
         try:
             wait_until(lambda: ticker.status().reason == "disk", "the background yields")
@@ -178,9 +178,21 @@ def test_the_ticker_yields_and_comes_back(file: Path) -> None:
     assert (board.pace_bytes_per_s, board.concurrency) == (0, 2)
 
 
+def test_a_ticker_that_fails_sets_the_background_free(tmp_path: Path) -> None:
+    def fail() -> int:
+        raise OSError("no counter")
+
+    board = Board.create(1)
+    board.workers, board.pace_bytes_per_s, board.concurrency = 2, 1, 1
+    with Ticker(board, [], Counters(list, fail, lambda: 0), Limits(7), tmp_path) as ticker:
+        wait_until(lambda: (board.pace_bytes_per_s, board.concurrency) == (0, 2), "the background is free")
+        ticker.limits = Limits(8)
+        wait_until(lambda: board.rate_bytes_per_s == 8, "the limit is still kept")
+
+
 def test_without_manners_only_the_limit_is_kept() -> None:
     board = Board.create(1)
-    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), manners=False) as ticker:
+    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), None) as ticker:
         wait_until(lambda: board.rate_bytes_per_s == 5, "the limit is kept")
         ticker.limits = Limits(6)
         wait_until(lambda: board.rate_bytes_per_s == 6, "the new limit is kept")

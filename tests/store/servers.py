@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 USER, PASSWORD = "reader", "pass:w/rd"
@@ -49,6 +49,8 @@ class RestServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.with_version_2 = True
         self.garbled = False
+        self.fault: Callable[[BaseHTTPRequestHandler, Path], bool] | None = None
+        """Asked before an object is answered; true where it has done so itself, in its own bad way."""
         self._links: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -85,6 +87,8 @@ class _Requests(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if (path := self._admitted()) is None:
+            return
+        if self.server.fault is not None and self.server.fault(self, path):
             return
         if path.is_dir():
             self._listing(path)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class Attacker:
         self._rig = rig
         self._dice = dice
         self.dealt: Counter[str] = Counter()
+        self.log: list[tuple[float, str, str]] = []
 
     def pause(self, longest_s: float) -> None:
         """A seeded moment from now; short ones are as likely as long ones."""
@@ -64,6 +66,7 @@ class Attacker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
                 self.dealt[f"{number.name} {name}"] += 1
+                self.log.append((time.monotonic(), number.name, name))
         if stopped:
             self.pause(_LONGEST_STOP_S)
             for _, pid in pids:
@@ -72,6 +75,10 @@ class Attacker:
             return
         for _, pid in pids:
             wait_until(lambda pid=pid: not _alive(pid), "a victim ends")  # type: ignore[misc]
+
+    def deaths(self, *names: str) -> int:
+        """How many of these were ended."""
+        return sum(1 for _, number, name in self.log if name in names and number != signal.SIGSTOP.name)
 
     def _pids(self, agent: Command, victims: tuple[str, ...]) -> list[tuple[str, int]]:
         found = [(AGENT, agent.pid)] if AGENT in victims else []

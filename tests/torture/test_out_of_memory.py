@@ -31,7 +31,7 @@ def test_too_little_memory(rig: Rig, ext4_target: Path) -> None:
         rig.way_in = prison.way_in
         try:
             _until_done(rig, ext4_target, prison)
-            crowd.see_off()
+            assert crowd.see_off() == 0
         finally:
             crowd.end()
         assert prison.killed() > 1, "the kernel killed nobody: the first limit is too high"

@@ -1,4 +1,8 @@
-"""Users of a target that is being restored and attacked: they never give up, and tell at once when a byte is wrong."""
+"""Users of a target that is being restored and attacked: they never give up, and tell at once when a byte is wrong.
+
+The death of a keeper refuses the one or two events that it was just looking at with EIO (see ``intercept.keeper``): users try
+again, and count.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# A file that is not visible yet is waited for. EAGAIN is what a keeper's death may give (README): try again.
 _PATIENCE = r"""
 import errno, hashlib, json, mmap, random, threading
+refused = 0
 place, seed, wanted = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
 dice, pause = random.Random(seed), threading.Event()
 os.chdir(place)
 def patiently(deed, *words):
+    global refused
     while True:
         try:
             return deed(*words)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EAGAIN):
+            if error.errno not in (errno.ENOENT, errno.EIO):
                 raise
+            refused += error.errno == errno.EIO
         pause.wait(0.003)
 """
 _READER = (
@@ -62,7 +68,7 @@ for name in names:
         print('wrong:', name, len(data), 'zeros:', data.count(0), flush=True)
         raise SystemExit(1)
     pause.wait(dice.random() * 0.04)
-print('right', len(names))
+print('right', refused)
 """
 )
 _WRITER = (
@@ -95,7 +101,7 @@ deeds = {'change': change, 'append': append, 'empty': empty, 'replace': replace,
 for name, deed, at in wanted:
     patiently(*([deeds[deed], name] + ([] if deed == 'unlink' else [at])))
     pause.wait(dice.random() * 0.04)
-print('right', len(wanted))
+print('right', refused)
 """
 )
 DEEDS = ("change", "append", "empty", "replace", "truncate", "unlink")
@@ -143,11 +149,15 @@ class Crowd:
         """Whether any of them is still at it."""
         return not all(user.ended() for user in self.users)
 
-    def see_off(self) -> None:
-        """Wait for the good end of every one."""
+    def see_off(self) -> int:
+        """Wait for the good end of every one; how many errors they met."""
+        refused = 0
         for user in self.users:
             with user:
-                assert user.output().startswith(b"right")
+                word, count = user.output().split()
+                assert word == b"right"
+                refused += int(count)
+        return refused
 
     def wrong(self) -> Iterator[str]:
         """Files whose content is neither the backup's nor what the writer made of it."""

@@ -53,9 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show, until Ctrl-C."""
     settings = _settings(arguments.broker)
     if arguments.forget:
-        from active_restore.mqtt.listening import forget
-
-        asyncio.run(forget(settings.broker, settings.topics.prefix, arguments.forget))
+        _forget(settings, arguments.forget)
         return 0
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_watch(settings, _view(arguments), once=arguments.once))
@@ -77,6 +75,19 @@ def _settings(url: str | None) -> Settings:
     if table.broker is None:
         raise UsageError("no broker is named", "add --broker mqtt://HOST, or name it in the [mqtt] table of the configuration")
     return settings.from_table(table, os.environ)
+
+
+def _forget(settings: Settings, node: str) -> None:
+    from active_restore.mqtt import discovery
+    from active_restore.mqtt.listening import forget
+    from active_restore.mqtt.topics import RETAINED, Topics, level
+
+    if level(node) != node:
+        raise UsageError("that is not the name of a machine", "see: active-restore fleet --once")
+    topics = [Topics(settings.topics.prefix, node).of(kind) for kind in RETAINED]
+    if settings.discovery:
+        topics.append(discovery.topic(settings.discovery, node))
+    asyncio.run(forget(settings.broker, topics))
 
 
 def _view(arguments: argparse.Namespace) -> View:

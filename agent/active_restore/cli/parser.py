@@ -28,6 +28,7 @@ _COMMANDS = {
     "doctor": "doctor",
     "release": "release",
     "manifest": "manifest",
+    "record": "record",
     "config": "config",
     "agent": "agent",
     "run": "run",

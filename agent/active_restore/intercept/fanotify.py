@@ -13,22 +13,18 @@ import logging
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from active_restore.config import service_socket, state_root
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
-from active_restore.intercept import keepers, wire
+from active_restore.intercept import copies, keepers, wire
 from active_restore.intercept.guard import answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
-from active_restore.linux.mounts import superblock
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.notify import GUARD_PARTS, store_descriptor
-from active_restore.linux.process import is_alive
+from active_restore.linux.process import is_alive, rouse
 from active_restore.model import Fault, Gate, Intent, Task
 
 if TYPE_CHECKING:
@@ -50,6 +46,7 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
 
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
+_LAST_LOOKS = 30
 _LOOK_AFTER_SECONDS = 0.05
 _SOON_MS = 1
 _MANY_NUMBERS = 256
@@ -125,7 +122,7 @@ class FanotifyInterceptor:
         self._territory = territory
         self._link = keepers.connect(territory.run_dir)
         self._open_passage()
-        self._store()
+        copies.offer(*self._linked())
         self._watch_standby()
 
     @staticmethod
@@ -146,6 +143,7 @@ class FanotifyInterceptor:
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
+        keepers.rouse_all(territory.marker_prefix)
         try:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
@@ -155,22 +153,9 @@ class FanotifyInterceptor:
         self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
         self.laid()
-        self._store()
+        copies.offer(*self._linked())
         self._watch_standby()
         return True
-
-    def _store(self) -> None:
-        """Let the service hold copies: should all of us die at once, tasks go on waiting.
-
-        Not where a new keeper's own program and state are on the guarded file system: it could not even be started, and the
-        whole machine would wait.
-        """
-        link, territory = self._linked()
-        if superblock(territory.root) in {superblock(place) for place in _needed_for_a_start() if os.path.exists(place)}:
-            return
-        name = os.path.basename(territory.run_dir)
-        for part, fd in zip(GUARD_PARTS, (link.group, link.listener, link.ledger.fd), strict=True):
-            store_descriptor(str(service_socket()), f"{name}.{part}", fd)
 
     def _open_passage(self) -> None:
         """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""
@@ -254,7 +239,8 @@ class FanotifyInterceptor:
             if self._ending or self._link is not lost:
                 return
             _, territory = self._linked()
-            link = self._find_successor(territory)
+            if (link := self._find_successor(territory)) is None:
+                return
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
                 self._keepers += 1
@@ -265,20 +251,24 @@ class FanotifyInterceptor:
             os.close(link.listener)
             link.ledger.close()
 
-    def _find_successor(self, territory: Territory) -> keepers.Link:
-        """The keeper's standby accepts as soon as it has taken over. Where both died at once, a new one takes over."""
-        while True:
+    def _find_successor(self, territory: Territory) -> keepers.Link | None:
+        """A standby accepts when it has taken over; where both died, a new one does. ``None``: nothing is left to guard."""
+        while not self._linked()[0].ledger.disarmed:
             try:
                 self._need_standby(territory)
                 return keepers.connect(territory.run_dir)
             except (CapabilityMissing, OSError):
                 # One that was just starting was killed, too, or the machine is out of memory: tasks wait, we try again.
                 self._ended.wait(_LOOK_SECONDS)
+        self._ended.wait(_LOOK_AFTER_SECONDS)
+        return None
 
     def _need_standby(self, territory: Territory) -> None:
         """Start a standby unless one is there. Only with ``_relink`` held."""
         link, _ = self._linked()
         ledger = link.ledger
+        for pid in (ledger.keeper, ledger.standby):
+            rouse(pid, b"ar-")
         # The standby first: one that is just taking over is found as the keeper then.
         if is_alive(ledger.standby) or (is_alive(ledger.keeper) and ledger.keeper != link.keeper_pid):
             return
@@ -371,7 +361,7 @@ class FanotifyInterceptor:
         with contextlib.suppress(OSError):
             if last_word is not None:
                 link.sock.send(last_word, socket.MSG_NOSIGNAL)
-                _wait_for_end(link.sock)
+                _wait_for_end(link)
             link.sock.shutdown(socket.SHUT_RDWR)
         # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
         nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -382,16 +372,15 @@ class FanotifyInterceptor:
             self._passage.close()
 
 
-def _needed_for_a_start() -> tuple[str, ...]:
-    """What systemd, Python and the service open before a new keeper stands."""
-    return ("/", "/usr", "/etc", os.path.realpath(sys.executable), __file__, str(state_root()), str(service_socket().parent))
-
-
-def _wait_for_end(sock: socket.socket) -> None:
+def _wait_for_end(link: keepers.Link) -> None:
     """Wait (bounded) until the keeper has acted: it closes the connection."""
-    sock.settimeout(30)
-    while sock.recv(wire.MAX_PACKET_BYTES):
-        pass
+    link.sock.settimeout(_LOOK_SECONDS)
+    for _ in range(_LAST_LOOKS):
+        rouse(link.ledger.keeper, b"ar-")
+        with contextlib.suppress(TimeoutError):
+            while link.sock.recv(wire.MAX_PACKET_BYTES):
+                pass
+            return
 
 
 def _fault(packet: FaultPacket, keeper: int) -> Fault:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
+import signal
 import threading
 from pathlib import Path
 
@@ -23,9 +25,9 @@ _IOPRIO_CLASS_IDLE = 3
 _SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 
 
-def die_with_parent(signal: int) -> None:
-    """Ask for ``signal`` when the parent thread ends."""
-    check(libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+def die_with_parent(number: int) -> None:
+    """Ask for a signal when the parent thread ends."""
+    check(libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0), "prctl")
 
 
 def name_thread(name: str) -> None:
@@ -72,8 +74,22 @@ def allow_many_files() -> None:
 
 def is_alive(tid: int) -> bool:
     """Whether a thread with this id exists and has not ended (as a zombie has)."""
+    return _state(tid)[1] not in b"ZX"
+
+
+def rouse(pid: int, name: bytes = b"") -> None:
+    """Let a process of ours go on that somebody has stopped: tasks wait for it. Its command name begins with ``name``."""
+    comm, state = _state(pid)
+    if state == b"T" and comm.startswith(name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _state(tid: int) -> tuple[bytes, bytes]:
+    """Command name and state letter (proc(5), stat) of a thread; state X where there is none."""
     try:
         stat = Path(f"/proc/{tid}/stat").read_bytes()
     except OSError:
-        return False
-    return stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in b"ZX"
+        return b"", b"X"
+    end = stat.rindex(b")")
+    return stat[stat.index(b"(") + 1 : end], stat[end + 2 : end + 3]

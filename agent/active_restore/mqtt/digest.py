@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import UNSET, UnsetType
+
 import active_restore
 from active_restore.control.names import plain
 from active_restore.mqtt import payloads
@@ -60,7 +62,7 @@ class Digest:
         self._phase = "planning"
         self._snapshot = ""
         self._timeline = [payloads.Step("planning", time.time())]
-        self._ready_after_s: float | None = None
+        self._ready_after_s: float | UnsetType = UNSET
         self._longest_ms = 0.0
         self._refused: list[payloads.RefusedFile] = []
         self._refused_room = _MAX_TEXT
@@ -69,7 +71,7 @@ class Digest:
         self._told_waiting = False
         self._end: Done | None = None
         self._outcome: Outcome | None = None
-        self._failure: payloads.Failure | None = None
+        self._failure: payloads.Failure | UnsetType = UNSET
         self._dirty: set[Kind] = {"state"}
 
     def begin(self, restore_id: str, source: str) -> None:
@@ -231,6 +233,7 @@ class Digest:
         bytes_done = status.bytes_total if over else status.bytes_done
         files_done = status.files_total if over else status.files_done
         return payloads.Progress(
+            node=self._node,
             time=time.time(),
             phase=self._phase,
             seconds=round(end.seconds if end else status.seconds, 3),
@@ -240,7 +243,7 @@ class Digest:
             bytes_total=status.bytes_total,
             bytes_done=bytes_done,
             rate_bytes_per_s=round(status.rate_bytes_per_s, 1) if self._online else 0.0,
-            eta_s=None if status.eta_s is None or not self._online else round(status.eta_s, 1),
+            eta_s=UNSET if status.eta_s is None or not self._online else round(status.eta_s, 1),
             faults=end.faults if end else status.faults,
             refused=end.refused if end else status.refused,
             waiting=len(self._waiting()),
@@ -264,6 +267,7 @@ class Digest:
             for waited_ms, _, fault in sorted(batch.longest, reverse=True)
         ]
         return payloads.Faults(
+            node=self._node,
             time=time.time(),
             waiting=_that_fit(told),
             waiting_total=len(waiting),

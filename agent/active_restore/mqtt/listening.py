@@ -10,10 +10,10 @@ import aiomqtt
 
 from active_restore.errors import SourceUnavailable
 from active_restore.mqtt.connection import Backoff, DaemonThreads, Versions, connected, why
-from active_restore.mqtt.topics import KINDS, RETAINED
+from active_restore.mqtt.topics import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from active_restore.mqtt.settings import Broker
 
@@ -59,14 +59,14 @@ async def listen(broker: Broker, prefix: str) -> AsyncIterator[Arrived | Line]:
             await asyncio.sleep(backoff.next())
 
 
-async def forget(broker: Broker, prefix: str, node: str) -> None:
-    """Take away what the broker keeps of a machine. Raises ``SourceUnavailable``."""
+async def forget(broker: Broker, topics: Sequence[str]) -> None:
+    """Take away what the broker keeps on these topics. Raises ``SourceUnavailable``."""
     versions = Versions(broker)
     while True:
         try:
             async with connected(broker, versions.now, f"active-restore-fleet-{secrets.token_hex(4)}") as client:
-                for kind in RETAINED:
-                    await client.publish(f"{prefix}/{node}/{kind}", b"", qos=1, retain=True)
+                for topic in topics:
+                    await client.publish(topic, b"", qos=1, retain=True)
             return
         except (aiomqtt.MqttError, OSError) as error:
             if not versions.failed(error):

@@ -1,7 +1,8 @@
 """What is published, version 1. The JSON schemas in ``schema/`` are made from these classes; see ``schema``.
 
-Fields may be added within a version; one that goes away or changes its meaning is a new version. Times are seconds since the
-epoch, sizes bytes. Text may have been a file name: treat it as untrusted.
+Fields may be added within a version; one that goes away or changes its meaning is a new version. What is not known is left out,
+never null: Grafana's data source breaks on a number that becomes null. Times are seconds since the epoch, sizes bytes. Text may
+have been a file name: treat it as untrusted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from active_restore.control.names import path_fields, plain
 
@@ -48,7 +49,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     paused: bool = False
     limit_bytes_per_s: Count = 0
-    ready_after_s: Quantity | None = None
+    ready_after_s: Quantity | UnsetType = UNSET
     accepts_commands: bool = False
     timeline: list[Step] = []
 
@@ -64,6 +65,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Retained on ``progress``, every ``progress_interval_s``. ``waiting`` is how many tasks wait now."""
 
     version: Literal[1] = VERSION
+    node: str
     time: Quantity
     phase: str
     seconds: Quantity
@@ -73,7 +75,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: Count
     bytes_done: Count
     rate_bytes_per_s: Quantity
-    eta_s: Quantity | None
+    eta_s: Quantity | UnsetType = UNSET
     faults: Count
     refused: Count
     waiting: Count
@@ -99,6 +101,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """On ``faults``, at most once in ``faults_interval_s``: who waits, and the longest waits that have ended since the last."""
 
     version: Literal[1] = VERSION
+    node: str
     time: Quantity
     waiting: list[Wait]
     waiting_total: Count
@@ -142,10 +145,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     faults: Count
     refused: Count
     seconds: Quantity
-    ready_after_s: Quantity | None
+    ready_after_s: Quantity | UnsetType = UNSET
     longest_wait_ms: Quantity
     refused_files: list[RefusedFile]
-    error: Failure | None
+    error: Failure | UnsetType = UNSET
     timeline: list[Step]
 
 

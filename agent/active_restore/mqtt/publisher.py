@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 
 from active_restore.control.registry import directory_name
 from active_restore.errors import ActiveRestoreError
-from active_restore.mqtt import payloads
+from active_restore.mqtt import discovery, payloads
 from active_restore.mqtt.commands import Desk
 from active_restore.mqtt.connection import Backoff, DaemonThreads, Versions, connected, why
 from active_restore.mqtt.digest import Digest
@@ -155,6 +155,9 @@ class Publisher:
                 self._told = ""
             if settings.accept_commands:
                 await self._desk.open(client, versions.now)
+            if settings.discovery:
+                place = discovery.topic(settings.discovery, topics.node)
+                await client.publish(place, discovery.message(settings), qos=1, retain=True)
             # Hears of the end of the connection, even while there is nothing to say.
             listener = asyncio.create_task(self._listen(client, versions.now), name="mqtt-listen")
             speaker = asyncio.create_task(self._speak(client, versions.now), name="mqtt-speak")

@@ -58,6 +58,11 @@ class PredictedLane:
         self._watcher: threading.Thread | None = None
         self._judges = not os.fstatvfs(shop.mount_fd).f_flag & os.ST_NOATIME
         self._begun_ns = time.time_ns()
+        self._pid = 0
+
+    def pids(self) -> list[int]:
+        """The process, where there is or was one."""
+        return [self._pid] if self._pid else []
 
     def on_served(self, row: int, *, was_there: bool) -> None:
         """A task has opened this file and goes on. Never blocks."""
@@ -125,6 +130,7 @@ class PredictedLane:
         }
         role = Role("active_restore.predict.process", words, (self._news.reader,))
         process = WorkerProcess(self._number, self._shop, self._handover(), role)
+        self._pid = process.pid
         _Session(process, self._shop, hooks, self._rows, self._book, self._news).run()
 
     def _judge(self, rows: Iterable[int]) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import struct
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 _NEWS = struct.Struct("=I?")
 _MOST = 64
+_PAUSE_S = 0.005
+_LATEST_S = 0.1
 
 
 class News:
@@ -46,6 +50,19 @@ class News:
 
 
 def read(fd: int) -> Iterator[tuple[int, bool]]:
-    """``(row, waited)`` until the agent ends it. Whole ones only come: pipes keep short writes together (pipe(7))."""
+    """``(row, waited)`` until the agent ends it. Whole ones only come: pipes keep short writes together (pipe(7)).
+
+    What came is handed out in a pause of the tasks, or after a while: looking at it while the next fault is served makes
+    each fault half as long again on two processors (measured). A remote source leaves such pauses in every fault.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
     while found := os.read(fd, _MOST * _NEWS.size):
+        latest = time.monotonic() + _LATEST_S
+        while found and time.monotonic() < latest:
+            time.sleep(_PAUSE_S)
+            more = os.read(fd, _MOST * _NEWS.size) if poll.poll(0) else b""
+            if not more:
+                break
+            found += more
         yield from _NEWS.iter_unpack(found)

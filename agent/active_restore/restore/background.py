@@ -16,6 +16,7 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from active_restore.catalog import State
+from active_restore.linux.process import rouse
 from active_restore.model import Lane
 from active_restore.placeholder import open_inode
 from active_restore.restore import frames
@@ -141,7 +142,8 @@ class Queue:
         while len(rows) < self._batch_files and (row := self._pop()) is not None:
             if self._shop.board.state[row] == State.LAID:
                 rows.append(row)
-        files = self._shop.catalog.files(rows) if rows else []
+        # Once each: what was promoted comes by again in its turn.
+        files = self._shop.catalog.files(list(dict.fromkeys(rows))) if rows else []
         total = 0
         for position, (_, _, size, *_) in enumerate(files):
             if total >= self._batch_bytes:
@@ -218,6 +220,11 @@ class Background:
         with self._wake:
             self._wake.wait_for(lambda: self._finished or self.queue or self._shop.board.stopping, _RETRY_SECONDS)
         session.forgive()
+
+    def rouse(self) -> None:
+        """Let workers go on that somebody has stopped: one may hold the very file that a task waits for."""
+        for worker in self._workers:
+            rouse(worker.pid)
 
     def promote(self, rows: Sequence[int]) -> None:
         """Fill these next."""

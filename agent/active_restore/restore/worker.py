@@ -159,6 +159,9 @@ class Batch:
                 self._abort()
                 self.others[file.row] = (file.row, frames.DAMAGED, item.errno, str(item))
                 return
+            if item is not None and self._setup.board.state[file.row] == State.LAID:
+                # Before it is claimed: a task that wants the file takes it meanwhile, instead of waiting for our next look.
+                self._setup.pace.wait(file.row, len(item.data))
             self._begin(at)
             if item is None:
                 self._end(file)
@@ -177,7 +180,6 @@ class Batch:
 
     def _write(self, file: FileRow, piece: Piece) -> None:
         assert self._filling is not None
-        self._setup.pace.wait(file.row, len(piece.data))
         self._filling.write(piece)
         self._setup.board.add_moved(self._setup.number, len(piece.data))
 

@@ -101,6 +101,8 @@ class MqttTable(Table):
             raise ValueError("password_file and password_credential exclude each other")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file")
+        if self.discovery and self.format != "json":
+            raise ValueError('discovery needs format = "json"')
         secure = self.broker is not None and self.broker.startswith(("mqtts:", "wss:"))
         if (self.ca_file or self.cert_file) and not secure:
             raise ValueError("ca_file and cert_file need a broker with mqtts:// or wss://")

@@ -99,7 +99,7 @@ def waiting_words(machine: Machine) -> str:
 
 def report_words(report: Report) -> str:
     """How a restore ended."""
-    if report.error is not None:
+    if report.error:
         return f"{report.outcome}: {shown(report.error.message)}"
     refused = f", {count(report.refused, 'file')} could NOT be restored" if report.refused else ""
     what = f"{count(report.files, 'file')}, {size(report.bytes)} in {duration(report.seconds)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -98,5 +99,5 @@ def _cells(machine: Machine, now: float) -> list[RenderableType]:
     cells: list[RenderableType] = [name, phase, bar, Text(f"{progress.percent:.1f}% of {size(progress.bytes_total)}")]
     if not machine.is_working:
         return [*cells, "", "", Text(report_words(machine.report) if machine.report else "", style=style)]
-    left = "" if progress.eta_s is None or progress.paused else duration(max(progress.eta_s, 1.0))
+    left = "" if isinstance(progress.eta_s, UnsetType) or progress.paused else duration(max(progress.eta_s, 1.0))
     return [*cells, f"{size(progress.rate_bytes_per_s)}/s", left, Text(waiting_words(machine), style="yellow")]
