@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bench.disk import filesystem_type, free_bytes
 from bench.orphans import end_orphans, take_charge
 from bench.rig import FULL, QUICK, Rig, Scale
-from bench.rows import database, demand, durability, manners, memory, others, placeholders, whole
+from bench.rows import database, demand, durability, manners, memory, others, placeholders, starting, whole
 from bench.table import show
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ MEASUREMENTS: dict[str, Callable[[Rig], Iterator[Row]]] = {
     "big": whole.measure_big,
     "manners": manners.measure,
     "database": database.measure,
+    "starting": starting.measure,
 }
 RESULTS = Path(__file__).parent / "results.json"
 _NEEDED_BYTES = 30 << 30

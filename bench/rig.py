@@ -68,6 +68,7 @@ class Rig:
             "RESTIC_CACHE_DIR": str(scratch / "cache"),
             "ACTIVE_RESTORE_STATE": str(scratch / "state"),
             "ACTIVE_RESTORE_RUN": str(sockets / "run"),
+            "ACTIVE_RESTORE_LOG": str(scratch / "log"),
         }
         self._disks = 0
 

@@ -38,6 +38,7 @@ class Demo:
             "RESTIC_PASSWORD": "demonstration",
             "RESTIC_CACHE_DIR": str(scratch / "cache"),
             "ACTIVE_RESTORE_STATE": str(scratch / "state"),
+            "ACTIVE_RESTORE_LOG": str(scratch / "log"),
             "ACTIVE_RESTORE_RUN": str(sockets),
         }
 

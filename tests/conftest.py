@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
+
 import pytest
+
+if "ACTIVE_RESTORE_LOG" not in os.environ:
+    # Logbooks outlive their restores: those of tests shall not outlive the tests. Every process of a test inherits this.
+    os.environ["ACTIVE_RESTORE_LOG"] = tempfile.mkdtemp(prefix="active-restore-logbooks.")
+    atexit.register(shutil.rmtree, os.environ["ACTIVE_RESTORE_LOG"], ignore_errors=True)
 
 pytest.register_assert_rewrite("tests.kernel.rig", "tests.kernel.tasks")
 pytest_plugins = ["tests.kernel.fixtures"]

@@ -9,6 +9,7 @@ from typing import Literal
 
 Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
+Hold = Literal["ptrace", "sigstop"]
 Throttle = Literal["auto", "off"]
 
 
@@ -36,6 +37,11 @@ class LimitWindow:
     bytes_per_s: int
 
 
+def log_root() -> Path:
+    """Where logbooks of restores are kept; they outlive the restore."""
+    return Path(os.environ.get("ACTIVE_RESTORE_LOG", "/var/log/active-restore"))
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
@@ -43,7 +49,7 @@ class RestoreOptions:
     ``limit_bytes_per_s`` is 0 for no limit and holds outside of ``limit_windows``; ``workers`` 0 lets the agent choose;
     ``order`` is a file with a recorded order, empty for the snapshot's own;
     ``connections`` is how many requests at a time a remote source gets (0: as many as there is use for);
-    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached.
+    ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached; ``hold`` is how BPF holds them.
     """
 
     source: str
@@ -54,6 +60,7 @@ class RestoreOptions:
     exclude: tuple[str, ...] = ()
     existing: Existing = "refuse"
     interceptor: InterceptorName = "auto"
+    hold: Hold = "ptrace"
     limit_bytes_per_s: int = 0
     limit_windows: tuple[LimitWindow, ...] = ()
     throttle: Throttle = "auto"

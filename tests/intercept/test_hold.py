@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -39,12 +40,17 @@ class Bench:
 
     def spin(self, *words: str) -> tuple[Child, Wait]:
         """A process that spins, and the wait that it stands for."""
-        child = Child(*words, "perl", "-e", _SPIN)
-        self._children.append(child)
+        child = self.start(*words, "perl", "-e", _SPIN)
         if not words:
             until(lambda: _handles_usr1(child.pid), "perl's handler")
         wait = Wait(child.pid, child.pid, time.monotonic_ns(), 1, 1, Intent.READ, None, "perl", False)
         return child, wait
+
+    def start(self, *words: str) -> Child:
+        """A process that ends with the bench."""
+        child = Child(*words)
+        self._children.append(child)
+        return child
 
     def end(self) -> None:
         """End the holder and all processes."""
@@ -95,6 +101,25 @@ def test_park_and_free(bench: Bench) -> None:
         bench.passed.add(child.pid)
     bench.holder.free(*wait.key)
     until(lambda: _runs(child.pid), "going on")
+    assert bench.lost == []
+
+
+def test_many_at_once(bench: Bench) -> None:
+    """More than one batch, and far more than processors."""
+    code = "import os, threading\nfor _ in range(150): threading.Thread(target=os.read, args=(0, 1)).start()"
+    child = bench.start(sys.executable, "-S", "-E", "-c", code)
+    tasks = Path(f"/proc/{child.pid}/task")
+    until(lambda: len(list(tasks.iterdir())) == 151, "all threads")
+    tids = [int(task.name) for task in tasks.iterdir()]
+    waits = [Wait(tid, child.pid, time.monotonic_ns(), 1, 1, Intent.READ, None, "python", False) for tid in tids]
+    for wait in waits:
+        bench.holder.watch(wait)
+    until(lambda: all(state_of(child.pid, tid) == "t" for tid in tids), "parking of all")
+    with bench.lock:
+        bench.passed.update(tids)
+    for wait in waits:
+        bench.holder.free(*wait.key)
+    until(lambda: all(state_of(child.pid, tid) in ("R", "S") for tid in tids), "going on of all")
     assert bench.lost == []
 
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, get_args
 
 from active_restore.cli import command, telling
-from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
+from active_restore.config import Existing, Hold, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
 from active_restore.schedule import parse_schedule
 from active_restore.settings.file import load
@@ -38,6 +38,12 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         help='limit of the background: 50MB/s, or by hours "20MB/s 08:00-18:00, 50MB/s" (default: none)',
     )
     parser.add_argument("--interceptor", choices=get_args(InterceptorName), help="what holds tasks (default: auto)")
+    parser.add_argument(
+        "--hold",
+        choices=get_args(Hold),
+        default="ptrace",
+        help="how bpf holds tasks: each thread alone by ptrace (default), or its whole process by SIGSTOP",
+    )
     parser.add_argument(
         "--fault-timeout",
         type=float,
@@ -91,6 +97,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         exclude=tuple(arguments.exclude),
         existing=arguments.existing or defaults.existing,
         interceptor=arguments.interceptor or defaults.interceptor,
+        hold=arguments.hold,
         limit_bytes_per_s=limit.bytes_per_s,
         limit_windows=limit.windows,
         throttle=arguments.throttle or defaults.throttle,

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from active_restore.cli import logbook
 from active_restore.cli.printers.choice import reporter
 from active_restore.errors import UsageError
 from active_restore.settings.file import load
@@ -56,14 +57,15 @@ def told(arguments: argparse.Namespace, target: str, *, guard_first: bool = Fals
             raise
         _log.error("nothing is published: %s", error)
         settings = None
-    with reporter(as_json=arguments.json) as printed:
+    with reporter(as_json=arguments.json) as printed, logbook.kept(target) as noted:
+        both = _Each(printed, noted) if noted else printed
         if settings is None:
-            yield printed, None
+            yield both, None
             return
         from active_restore.mqtt.publisher import Publisher
 
         with Publisher(settings, target) as publisher:
-            yield _Each(printed, publisher), publisher
+            yield _Each(both, publisher), publisher
 
 
 def mqtt_settings(url: str | None) -> Settings | None:

@@ -20,6 +20,7 @@ from active_restore.linux import bpffs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from active_restore.config import Hold
     from active_restore.intercept.base import Interceptor, Territory
     from active_restore.model import Fault, Gate, Task
 
@@ -29,12 +30,14 @@ _log = logging.getLogger(__name__)
 class GuardedBpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises."""
 
-    def __init__(self, *, required: bool) -> None:
+    def __init__(self, hold: Hold = "ptrace", *, required: bool) -> None:
         self._required = required
         self._guard = FanotifyInterceptor()
-        self._guard_is_armed = False
-        self._bpf: BpfInterceptor | None = BpfInterceptor(beside=lambda: Beside(self._guard.keeper_pid, self._guard.passage()))
+        self._bpf: BpfInterceptor | None = BpfInterceptor(hold=hold, beside=self._beside)
         self._served = itertools.count()
+
+    def _beside(self) -> Beside:
+        return Beside(self._guard.keeper_pid, self._guard.passage())
 
     @property
     def name(self) -> str:
@@ -56,9 +59,8 @@ class GuardedBpfInterceptor:
 
     def arm(self, territory: Territory) -> None:
         """The guard first: the programs trust it from their first moment."""
-        if not self._guard_is_armed:
-            self._guard.arm(territory)
         assert self._bpf is not None
+        self._guard.arm(territory)
         try:
             self._bpf.arm(territory)
         except (CapabilityMissing, TargetError) as error:
@@ -82,10 +84,13 @@ class GuardedBpfInterceptor:
             each.laid()
 
     def adopt(self, territory: Territory) -> bool:
-        """Where one is missing, it is put back while the other one guards: the guard here, the programs by ``arm``."""
+        """A missing guard is put back while the programs hold everybody; where those are missing, the guard goes on alone."""
         assert self._bpf is not None
-        self._guard_is_armed = self._guard.adopt(territory)
-        if not self._guard_is_armed and bpffs.pins(territory.restore_id).is_dir():
+        is_guarded = self._guard.adopt(territory)
+        if not bpffs.pins(territory.restore_id).is_dir():
+            self._bpf = None if is_guarded else self._bpf
+            return is_guarded
+        if not is_guarded:
             self._guard.arm(territory)
             self._guard.laid()
         return self._bpf.adopt(territory)

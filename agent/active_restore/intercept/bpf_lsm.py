@@ -33,6 +33,7 @@ from active_restore.model import Fault, Gate, Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from active_restore.config import Hold
     from active_restore.intercept.base import Territory
 
 # Tickets of the guard beside us are numbers of events and keepers; ours begin far above.
@@ -57,15 +58,19 @@ class Beside(NamedTuple):
 class BpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises.
 
-    Tasks that cannot be restarted are left to the guard ``beside``, once there is one.
+    Tasks that cannot be restarted are left to the guard ``beside``, once there is one. ``hold``: whether a waiting thread
+    spins and is then parked by ptrace, or its whole process is stopped at once, as it is while no agent lives.
     """
 
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
 
-    def __init__(self, ring_pages: int = _RING_PAGES, beside: Callable[[], Beside] | None = None) -> None:
+    def __init__(
+        self, ring_pages: int = _RING_PAGES, hold: Hold = "ptrace", beside: Callable[[], Beside] | None = None
+    ) -> None:
         self._ring_pages = ring_pages
+        self._hold = hold
         self._beside = beside
         self._mount: PrivateMount | None = None
         self._lock = threading.Lock()
@@ -139,6 +144,7 @@ class BpfInterceptor:
 
     def _begin(self) -> None:
         self._pins.serve(os.getpid(), self.passage())
+        self._pins.set_state("STATE_HOLD", abi.load().constants["HOLD_STOP" if self._hold == "sigstop" else "HOLD_SPIN"])
         self._pins.beat()
         self._trust_guard()
         self._holder.start()

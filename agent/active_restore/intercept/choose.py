@@ -10,11 +10,11 @@ from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
-    from active_restore.config import InterceptorName
+    from active_restore.config import Hold, InterceptorName
     from active_restore.intercept.base import Interceptor
 
 
-def choose(name: InterceptorName, restore_id: str) -> Interceptor:
+def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Interceptor:
     """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had.
 
     What a dead agent of this restore left decides before anything else: who is held by BPF can only be let go by BPF.
@@ -29,7 +29,7 @@ def choose(name: InterceptorName, restore_id: str) -> Interceptor:
 
     if not is_left:
         capability.require()
-    return GuardedBpfInterceptor(required=name == "bpf")
+    return GuardedBpfInterceptor(hold, required=name == "bpf")
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:

@@ -32,6 +32,8 @@ _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
 _STOP_SECONDS = 0.05
+# Thousands of spinning threads get a processor seldom: many are asked to stop before the first is waited for.
+_AT_ONCE = 128
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
 
 
@@ -109,8 +111,9 @@ class Holder:
             self._wake.wait(self._pause())
             self._wake.clear()
             self._detach_freed()
-            for wait in self._due():
-                self._park(wait)
+            due = self._due()
+            for first in range(0, len(due), _AT_ONCE):
+                self._park(due[first : first + _AT_ONCE])
             if time.monotonic() - polled >= self._poll_pause():
                 self._collect_changes()
                 self._look_for_signals()
@@ -133,38 +136,33 @@ class Holder:
         with self._lock:
             return [wait for wait in self._watched.values() if wait.since_ns < before]
 
-    def _park(self, wait: Wait) -> None:
-        """With the lock held, so that the gate stays closed and the thread can only be spinning."""
+    def _park(self, waits: list[Wait]) -> None:
+        """With the lock held, so that the gates stay closed and the threads can only be spinning."""
         with self._lock:
-            if self._watched.pop(wait.key, None) is None or not self._still_waits(wait):
-                return
-            try:
-                ptrace.seize(wait.tid)
-            except OSError as error:
-                if error.errno == errno.EPERM:
-                    self._stop(wait)
-                return
-            status = self._stopped(wait.tid)
-            self._parked[wait.tid] = wait
+            seized = {wait.tid: wait for wait in waits if self._seize(wait)}
+            statuses = _stops(set(seized))
+            self._parked |= seized
             # It may have been refused at the last moment, and is on its way.
-            waits = self._still_waits(wait)
-        if status is not None:
-            self._take_change(wait.tid, status)
-        if not waits and wait.tid in self._parked:
-            self._detach(wait.tid, 0)
+            leaving = [wait for wait in seized.values() if not self._still_waits(wait)]
+        for tid, status in statuses.items():
+            self._take_change(tid, status)
+        for wait in leaving:
+            if self._parked.get(wait.tid) is wait:
+                self._detach(wait.tid, 0)
 
-    @staticmethod
-    def _stopped(tid: int) -> int | None:
-        """The status with which a seized thread stops or ends: microseconds, since it spins, unless it gets no processor."""
-        end = time.monotonic() + _STOP_SECONDS
+    def _seize(self, wait: Wait) -> bool:
+        """Whether this thread is ours and is about to stop."""
+        if self._watched.pop(wait.key, None) is None or not self._still_waits(wait):
+            return False
+        try:
+            ptrace.seize(wait.tid)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                self._stop(wait)
+            return False
         with contextlib.suppress(OSError):
-            ptrace.interrupt(tid)
-            while time.monotonic() < end:
-                status = ptrace.change(tid)
-                if status is not None:
-                    return status
-                os.sched_yield()
-        return None
+            ptrace.interrupt(wait.tid)
+        return True
 
     def _take_change(self, tid: int, status: int) -> None:
         """A thread that we trace has stopped or ended."""
@@ -220,6 +218,21 @@ class Holder:
                 stopped.proceed(wait.tgid)
             else:
                 self._resumed(wait)
+
+
+def _stops(tids: set[int]) -> dict[int, int]:
+    """The statuses with which seized threads stop or end: it takes microseconds, but for those that get no processor."""
+    found: dict[int, int] = {}
+    end = time.monotonic() + _STOP_SECONDS
+    while tids and time.monotonic() < end:
+        for tid in tids:
+            with contextlib.suppress(OSError):
+                status = ptrace.change(tid)
+                if status is not None:
+                    found[tid] = status
+        tids = tids - found.keys()
+        os.sched_yield()
+    return found
 
 
 def _deliver(status: int) -> int:

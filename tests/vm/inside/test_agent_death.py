@@ -191,6 +191,16 @@ def test_lost_events(disk: Path, tmp_path: Path) -> None:
     guarded.join()
 
 
+def test_held_by_sigstop_on_request(disk: Path, tmp_path: Path) -> None:
+    with Guarded(disk / "stopping", tmp_path, BpfInterceptor(hold="sigstop")) as guarded:
+        row = guarded.lay("file", b"content\n")
+        children = [Child("cat", guarded.paths[row]) for _ in range(3)]
+        until(lambda: all(state_of(child.pid) == "T" for child in children), "the stops")
+        guarded.faulted(row, 3)
+        guarded.fill(row)
+        assert [child.finish() for child in children] == ["content\n"] * 3
+
+
 def test_pins_tell_what_happened(disk: Path, tmp_path: Path) -> None:
     with Guarded(disk / "counted", tmp_path) as guarded:
         path = guarded.lay_now("file", b"content\n")
