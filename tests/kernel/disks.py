@@ -30,8 +30,11 @@ class Disk(NamedTuple):
 
 
 @contextlib.contextmanager
-def mounted(kind: str, place: Path, size_bytes: int = 1024 * MIB) -> Iterator[Disk]:
-    """Make a file system in the directory ``place`` and mount it there; unmounted at the end, whatever happened."""
+def mounted(kind: str, place: Path, size_bytes: int = 4096 * MIB) -> Iterator[Disk]:
+    """Make a file system in the directory ``place`` and mount it there; unmounted at the end, whatever happened.
+
+    The size is that of a sparse file, and has room for what all tests of a session leave.
+    """
     place.mkdir(parents=True, exist_ok=True)
     image, mount = place / f"{kind}.img", place / kind
     with open(image, "wb") as file:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from active_restore.errors import UsageError
+from active_restore.mqtt.connection import Backoff
 from active_restore.mqtt.settings import find_password, from_table, tls_context, with_broker
 from active_restore.mqtt.topics import Topics, level, parse
 from active_restore.settings.tables import MqttTable
@@ -111,3 +112,15 @@ def test_topics_that_we_may_answer_on(topic: str, *, may: bool) -> None:
 @pytest.mark.parametrize("topic", ["a", "a/", "a//state", "a/web1", "b/web1/state", "aa/web1/state"])
 def test_topics_that_are_none_of_ours(topic: str) -> None:
     assert parse("a", topic) is None
+
+
+def test_attempts_become_rare_and_never_all_at_once() -> None:
+    backoff = Backoff()
+    delays = [backoff.next() for _ in range(12)]
+    for number, delay in enumerate(delays):
+        longest = min(2.0**number, 60.0)
+        assert longest / 2 <= delay <= longest
+    backoff.reset()
+    assert backoff.next() <= 1.0
+    fleet = {Backoff().next() for _ in range(50)}
+    assert len(fleet) == 50

@@ -30,7 +30,7 @@ while True:
 def test_yields_to_a_reader_and_ends(rig: Rig, ext4_target: Path) -> None:
     for number in range(16):
         (rig.tree / f"file{number}").write_bytes(os.urandom(1 << 20))
-    work = ext4_target.parent / "work"
+    work = ext4_target.with_name(f"{ext4_target.name}-read-by-others")
     work.write_bytes(os.urandom(4096))
     reader = subprocess.Popen([sys.executable, "-c", _READ_FOR_EVER, work])
     try:
