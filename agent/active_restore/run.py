@@ -204,10 +204,9 @@ class Run:
         places = [self._job.options.target, *_local_path(self._source.url)]
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.start(hooks, self._job.options.order, self._source)
-        ticker = self._ticker = Ticker(shop.board, places, counters, self._limits, scratch)
-        # A limit that came between these two lines would be forgotten.
-        ticker.limits = self._limits
-        with ticker:
+        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
+            # The user may have set another one while it was made.
+            self._ticker.limits = self._limits
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
