@@ -32,17 +32,17 @@ def uring_cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("way", ["inline", "async", "sqpoll"])
-def test_io_uring_readers(held_rig: Rig, target: Path, uring_cat: Path, way: str) -> None:
+def test_io_uring_readers(held_rig: Rig, ext4_target: Path, uring_cat: Path, way: str) -> None:
     """With an agent, and without one until the next comes: workers and the kernel's own thread are held like any other."""
     first, second, *_ = make(held_rig.tree, 2, 200_000)
-    command = held_rig.hold(target)
-    assert run(uring_cat, way, target / first) == (held_rig.tree / first).read_bytes()
+    command = held_rig.hold(ext4_target)
+    assert run(uring_cat, way, ext4_target / first) == (held_rig.tree / first).read_bytes()
     kill(command)
-    with Task(uring_cat, way, target / second) as task:
-        again = held_rig.resume(target)
+    with Task(uring_cat, way, ext4_target / second) as task:
+        again = held_rig.resume(ext4_target)
         assert task.output() == (held_rig.tree / second).read_bytes()
-    held_rig.finish(again, target)
-    held_rig.verify(target)
+    held_rig.finish(again, ext4_target)
+    held_rig.verify(ext4_target)
 
 
 def test_five_thousand_wait_at_once(held_rig: Rig, ext4_target: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.kernel.disks import Disk
     from tests.kernel.rig import Rig
 
-_LIVES = int(os.environ.get("TORTURE_LIVES", "12"))
+_LIVES = int(os.environ.get("TORTURE_LIVES", "8"))
 _KINDS = ("ext4", "xfs", "btrfs")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.kernel.rig import Rig
 
 _POSTGRES = Path("/usr/lib/postgresql")
-_SECONDS = os.environ.get("STRANGERS_SECONDS", "4")
+_SECONDS = os.environ.get("STRANGERS_SECONDS", "3")
 
 
 def quietly(*argv: str | Path, cwd: Path | None = None) -> str:
