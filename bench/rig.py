@@ -40,8 +40,8 @@ class Scale:
     cold: bool
 
 
-FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, 10, cold=True)
-QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, 1, cold=False)
+FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, 30, cold=True)
+QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, 4, cold=False)
 
 
 class Repository(NamedTuple):

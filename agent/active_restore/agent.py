@@ -160,6 +160,8 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
             ticker = group.create_task(_tick(run, reporter), name="ticker")
             outcome = await group.create_task(_work(run), name="work")
             ticker.cancel()
+    # The verdict on predictions came last.
+    reporter.event(Progress(run.status()))
     if isinstance(outcome, Exception):
         run.forget_failure()
         raise outcome

@@ -205,6 +205,8 @@ class Run:
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.start(hooks, self._job.options.order, self._source)
         with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
+            # The user may have set another one while it was made.
+            self._ticker.limits = self._limits
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):

@@ -72,7 +72,9 @@ def measure(rig: Rig) -> Iterator[Row]:
         tree = rig.scratch / f"start-{program.name}"
         rig.say(f"installing {program.name}")
         program.make(tree)
-        make_files(tree / "a-ballast", [_BALLAST_SIZE] * _BALLAST_FILES, seed=1)
+        make_files(
+            tree / "a-ballast", [_BALLAST_SIZE] * (_BALLAST_FILES if rig.scale.rounds > 1 else _BALLAST_FILES // 10), seed=1
+        )
         without = rig.backup(f"start-{program.name}", tree)
         files = _record(rig, program, tree)
         ordered = rig.backup(f"start-{program.name}-ordered", tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,6 +69,7 @@ def test_the_document_names_every_metric() -> None:
         assert metric.text in document
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_target_is_a_label(target: str) -> None:
     found = read(metrics.text([(known(target), STATUS)]))

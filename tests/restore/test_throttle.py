@@ -127,6 +127,15 @@ def turns(looks: Sequence[Look]) -> int:
     return sum(a > 0 > b for a, b in itertools.pairwise(steps))
 
 
+def test_a_rate_that_is_not_used_is_not_known_to_be_harmless() -> None:
+    """Paused by the user while somebody reads: the background must not come back faster than it went."""
+    state, _ = follow(State(), [QUIET._replace(moved_bytes=20_000_000)] * 50)
+    reads = QUIET._replace(requests=400, latency_us=100.0, tail_us=200.0)
+    state, _ = follow(state, [reads] * 20)
+    _, decisions = follow(state, [reads] * 3000)
+    assert max(decision.rate_bytes_per_s for decision in decisions) <= 3 * floor(state)
+
+
 def test_a_new_neighbour_is_yielded_to_at_once() -> None:
     machine = Machine(Disk(300e6), lambda time_s: 1000.0 * (time_s > 10))
     looks = machine.run(12)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.kernel.disks import Disk
     from tests.kernel.rig import Rig
     from tests.service.conftest import Init
 
@@ -207,6 +208,23 @@ def test_the_guard_of_a_users_restore_is_kept_too(held_rig: Rig, init: Init, ext
     with reader(ext4_target / "b/file03") as task:
         assert task.communicate(timeout=60)[0] == (held_rig.tree / "b/file03").read_bytes()
     finish(held_rig, init, ext4_target)
+
+
+def test_a_guard_that_a_new_keeper_would_wait_for_itself_is_not_kept(held_rig: Rig, init: Init, ext4: Disk) -> None:
+    """State on the guarded file system: were all keepers dead and the guard alive, the service could not read it."""
+    fill(held_rig.tree)
+    state = ext4.mount / "state"
+    held_rig.env["ACTIVE_RESTORE_STATE"] = str(state)
+    target = ext4.mount / "beside"
+    init.start()
+    init.until("READY")
+    agent = held_rig.hold(target)
+    init.words.clear()
+    init.until("STATUS", "1 unfinished restores, 0 of them served by this service")
+    assert init.kept == {}
+    held_rig.finish(agent, target)
+    assert init.stop() == 0
+    assert list(state.iterdir()) == []
 
 
 def test_stopping_leaves_the_keepers(unfinished: Rig, init: Init, ext4_target: Path) -> None:

@@ -68,7 +68,9 @@ def test_settings_are_kept_and_units_are_renewed(root: Path) -> None:
     assert main(["install", "--root", str(root), "--command", "/opt/ar/bin/active-restore"]) == 0
     assert settings.read_text() == "[log]\nlevel = 'debug'\n"
     for unit in UNITS:
-        assert "ExecStart=/opt/ar/bin/active-restore " in (root / "etc/systemd/system" / unit).read_text()
+        text = (root / "etc/systemd/system" / unit).read_text()
+        assert "ExecStart=/opt/ar/bin/active-restore " in text
+        assert "\nRequiresMountsFor=/opt/ar/bin/active-restore\n\n[Service]\n" in text
 
 
 def test_both_units_have_the_same_sandbox() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_restore.cli.main import main
@@ -175,6 +175,7 @@ def test_a_limit_by_hours(file: Path) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_it_fail_otherwise(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"

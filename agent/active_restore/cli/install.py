@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import active_restore
 from active_restore.cli import command
 from active_restore.control.names import shown
 from active_restore.errors import UsageError
@@ -45,8 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     directory = root / _UNIT_DIRECTORY
     for name in UNITS:
-        text = packaged(name).replace(f"ExecStart={_COMMAND} ", f"ExecStart={executable} ")
-        _write(directory / name, text, 0o644)
+        _write(directory / name, _unit(name, executable), 0o644)
     settings = root / _SETTINGS
     if settings.exists():
         print(f"{shown(str(settings))} is kept")
@@ -57,6 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
     if root.resolve() == Path("/"):
         print("now: systemctl daemon-reload && systemctl enable --now active-restore")
     return 0
+
+
+def _unit(name: str, executable: str) -> str:
+    """A unit that starts this command. It starts before local file systems are there: what it is on must be mounted."""
+    text = packaged(name)
+    if executable == _COMMAND:
+        return text
+    places = {executable}
+    if executable == os.path.abspath(sys.argv[0]):
+        places |= {sys.prefix, os.path.dirname(active_restore.__file__)}
+    needs = " ".join(sorted(place for place in places if place.isprintable() and " " not in place))
+    text = text.replace("\n[Service]", f"RequiresMountsFor={needs}\n\n[Service]", 1)
+    return text.replace(f"ExecStart={_COMMAND} ", f"ExecStart={executable} ")
 
 
 def packaged(name: str) -> str:

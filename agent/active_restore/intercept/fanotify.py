@@ -17,15 +17,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from active_restore.config import service_socket
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
-from active_restore.intercept import keepers, wire
+from active_restore.intercept import copies, keepers, wire
 from active_restore.intercept.guard import answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.notify import GUARD_PARTS, store_descriptor
 from active_restore.linux.process import is_alive, rouse
 from active_restore.model import Fault, Gate, Intent, Task
 
@@ -124,7 +122,7 @@ class FanotifyInterceptor:
         self._territory = territory
         self._link = keepers.connect(territory.run_dir)
         self._open_passage()
-        self._store()
+        copies.offer(*self._linked())
         self._watch_standby()
 
     @staticmethod
@@ -155,16 +153,9 @@ class FanotifyInterceptor:
         self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
         self.laid()
-        self._store()
+        copies.offer(*self._linked())
         self._watch_standby()
         return True
-
-    def _store(self) -> None:
-        """Let the service hold copies: should all of us die at once, tasks go on waiting."""
-        link, territory = self._linked()
-        name = os.path.basename(territory.run_dir)
-        for part, fd in zip(GUARD_PARTS, (link.group, link.listener, link.ledger.fd), strict=True):
-            store_descriptor(str(service_socket()), f"{name}.{part}", fd)
 
     def _open_passage(self) -> None:
         """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""

@@ -24,7 +24,8 @@ _CONCURRENCY = 5
 _DROPPING = 6
 _DEMAND = 7
 _MOVED = 8
-_MAX_WORKERS = 56
+_MAX_WORKERS = 55
+_GUESSING = 63
 _HEADER_BYTES = 512
 
 
@@ -133,6 +134,15 @@ class Board:
     @demand_ns.setter
     def demand_ns(self, value: int) -> None:
         self._words[_DEMAND] = value
+
+    @property
+    def guessing(self) -> int:
+        """1 while one more worker, for guesses, shares the limit; else 0."""
+        return self._words[_GUESSING]
+
+    @guessing.setter
+    def guessing(self, value: int) -> None:
+        self._words[_GUESSING] = value
 
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""

@@ -79,10 +79,13 @@ class Pace:
             time.sleep(_GLANCE_S)
 
     def _take(self, size: int) -> bool:
-        limit, pace, share = self._board.rate_bytes_per_s, self._board.pace_bytes_per_s, self._board.concurrency
+        board = self._board
+        limit, pace, share = board.rate_bytes_per_s, board.pace_bytes_per_s, board.concurrency
         if not self._mannered:
             pace = 0
-        if (limit and not self._limit.ready(limit / share)) or (pace and not self._manners.ready(pace / share)):
+        if limit and not self._limit.ready(limit / (share + board.guessing)):
+            return False
+        if pace and not self._manners.ready(pace / share):
             return False
         if limit:
             self._limit.spend(size)

@@ -67,6 +67,8 @@ def go_on(search: Search, load: Load, floor: float, best: float) -> Search:
         return _rise(replace(judged, usual=search.usual.with_sample(search.sample)), floor, best)
     if search.usual.harmed(search.sample):
         return _accuse(search, floor)
+    if not search.sample.shows(search.rate):
+        return replace(search, sample=NO_SAMPLE)
     return _rise(_cleared(search), floor, best)
 
 

@@ -35,17 +35,20 @@ class Sample:
     tail_sum: float = 0.0
     worst_us: float = 0.0
     seconds: float = 0.0
+    moved_bytes: int = 0
 
     def with_load(self, load: Load) -> Sample:
         """One look more."""
         if not load.latency_us:
-            return replace(self, seconds=self.seconds + load.seconds)
+            moved_bytes = self.moved_bytes + load.moved_bytes
+            return replace(self, seconds=self.seconds + load.seconds, moved_bytes=moved_bytes)
         return Sample(
             self.requests + load.requests,
             self.mean_sum + load.requests * load.latency_us,
             self.tail_sum + load.requests * load.tail_us,
             max(self.worst_us, load.latency_us),
             self.seconds + load.seconds,
+            self.moved_bytes + load.moved_bytes,
         )
 
     @property
@@ -53,6 +56,10 @@ class Sample:
         """Whether it says something."""
         enough = self.requests >= _ENOUGH and self.seconds >= _MEASURE_S
         return enough or (self.requests >= _FEWEST and self.seconds >= _LONGEST_MEASURE_S)
+
+    def shows(self, rate: float) -> bool:
+        """Whether the background really went at about this rate: one that is paused, limited or slow harms nobody."""
+        return self.moved_bytes >= rate / 2 * self.seconds
 
     @property
     def mean(self) -> float:
