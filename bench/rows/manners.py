@@ -99,12 +99,15 @@ def _latencies(rig: Rig, repository: Repository, work: Work, began: Began) -> Pa
 
 
 def _in_turns(restore: Restore, seconds: float) -> list[tuple[float, float, bool]]:
-    """Begin, end (since the epoch) and whether the restore went on; until it has ended or time is over."""
+    """Begin, end (since the epoch) and whether the restore went on; until it has ended or time is over.
+
+    At least one of each: a restore that ends sooner is too small to be measured.
+    """
     windows: list[tuple[float, float, bool]] = []
     end = time.monotonic() + seconds
     # Who yields has done so by then.
     time.sleep(seconds / 10)
-    while restore.goes_on() and (time.monotonic() < end or len(windows) < 2):
+    while len(windows) < 2 or (restore.goes_on() and time.monotonic() < end):
         for is_on in (True, False):
             restore.let_go_on(is_on)
             begin = time.time()

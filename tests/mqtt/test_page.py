@@ -145,6 +145,8 @@ def test_on_a_phone(page: Page, ear: Ear) -> None:
             page.resize(width, 800)
             page.until(f"innerWidth === {width}")
             assert page.run("document.documentElement.scrollWidth") <= width
+            cells = "[...document.querySelectorAll('summary > *')]"
+            page.until(f"{cells}.every((cell) => cell.getBoundingClientRect().right <= innerWidth)")
             assert page.run("parseFloat(getComputedStyle(document.body).fontSize)") >= 14
     finally:
         page.resize(1280, 900)

@@ -115,6 +115,15 @@ def test_block_programs_tell_who_reads(file: Path, tmp_path: Path) -> None:
     assert not list(bpffs.ROOT.glob("active_restore/block_test*"))
 
 
+def test_what_a_killed_agent_left_is_swept(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = bpffs.mount() / "active_restore" / f"block_throttle_{ended.pid}"
+    left.mkdir(parents=True)
+    BlockWatch(tmp_path, "test").close()
+    assert not left.exists()
+
+
 def test_workers_are_ours(file: Path, tmp_path: Path) -> None:
     code = f"import sys\nsys.stdin.readline()\n{_READS}\nprint('read', flush=True)\nsys.stdin.read()"
     worker = subprocess.Popen(

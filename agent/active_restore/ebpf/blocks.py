@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map, open_pin
 from active_restore.linux import bpffs
+from active_restore.linux.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,9 @@ class BlockWatch:
     """
 
     def __init__(self, cache_dir: Path, name: str) -> None:
-        pins = bpffs.mount() / "active_restore" / f"block_{name}_{os.getpid()}"
+        place = bpffs.mount() / "active_restore"
+        _sweep(place)
+        pins = place / f"block_{name}_{os.getpid()}"
         program.load("block", program.header_tree(cache_dir), pins, {})
         try:
             self._links = [open_pin(pins / f"link_block_rq_{link}") for link in _LINKS]
@@ -59,6 +62,14 @@ class BlockWatch:
             os.close(link)
         self._own.close()
         self._devices.close()
+
+
+def _sweep(place: Path) -> None:
+    """Remove what an agent left that was killed between pinning and taking over."""
+    for pins in place.glob("block_*"):
+        pid = pins.name.rpartition("_")[2]
+        if pid.isdigit() and not is_alive(int(pid)):
+            program.unpin(pins)
 
 
 def slot_start_us(slot: int) -> int:
