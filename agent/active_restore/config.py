@@ -63,7 +63,7 @@ class RestoreOptions:
     hold: Hold = "ptrace"
     limit_bytes_per_s: int = 0
     limit_windows: tuple[LimitWindow, ...] = ()
-    throttle: Throttle = "auto"
+    throttle: Throttle = "off"
     fault_timeout_s: float = 600.0
     workers: int = 0
     order: str = ""

@@ -53,7 +53,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--throttle",
         choices=get_args(Throttle),
-        help="auto (default): the background yields to whoever else uses the machine; off: it takes what it can get",
+        help="auto: the background yields to whoever else uses the machine; off (default): it takes what it can get",
     )
     parser.add_argument(
         "--connections",

@@ -33,7 +33,7 @@ class RestoreTable(Table):
     existing: Annotated[Existing, _one_of(Existing)] = "refuse"
     interceptor: Annotated[InterceptorName, _one_of(InterceptorName)] = "auto"
     limit: Limit = "0"
-    throttle: Annotated[Throttle, _one_of(Throttle)] = "auto"
+    throttle: Annotated[Throttle, _one_of(Throttle)] = "off"
     fault_timeout: Seconds = 600.0
 
 
