@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import resource
 import sys
@@ -20,6 +21,7 @@ from active_restore.mqtt.settings import Broker
 from active_restore.mqtt.topics import Topics
 
 _STARTS_PER_S = 250.0
+_FAREWELL_S = 10.0
 
 
 async def machine(broker: Broker, number: int) -> None:
@@ -91,8 +93,12 @@ async def _main(port: int, machines: int) -> None:
     await asyncio.wait((*tasks, ending), return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
-    failures = [one for one in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(one, Exception)]
-    assert not failures, failures[0]
+    ended, _ = await asyncio.wait(tasks, timeout=_FAREWELL_S)
+    failures = [one for task in ended if not task.cancelled() and (one := task.exception())]
+    if failures:
+        print(failures[0], file=sys.stderr, flush=True)
+    # Machines that are cut off in the middle of a greeting may wait for its answer for ever: asyncio would wait for them.
+    os._exit(1 if failures else 0)
 
 
 if __name__ == "__main__":
