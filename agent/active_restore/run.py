@@ -75,6 +75,7 @@ class Run:
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
         self._problems = 0
+        self._parted = False
         self._order = array("I")
 
     def work(self) -> Done | None:
@@ -145,7 +146,7 @@ class Run:
         self._job = laying.job = laying.job.in_phase("revealing")
 
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
-        """Serve faults, reveal, fill the rest, end."""
+        """Serve faults until the end; whatever happens, the guard stays and none of our threads does."""
         shop = self._shop = self._open_shop(passage, interceptor)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
         options = self._job.options
@@ -155,6 +156,21 @@ class Run:
         self._start("stalled", demand.retry_stalled)
         for number in range(interceptor.serve_threads):
             self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
+        try:
+            return self._go_on(laying, passage, interceptor, lane)
+        except BaseException as error:
+            if not self._parted:
+                self._part(interceptor.leave, shop, demand)
+            if isinstance(error, OSError):
+                hint = f"check that disk; then: active-restore resume {options.target}"
+                raise TargetError(f"the disk of {options.target} fails ({error.strerror})", hint) from error
+            raise
+
+    def _go_on(self, laying: Laying, passage: int, interceptor: Interceptor, lane: PredictedLane) -> Done | None:
+        """Reveal, fill the rest, end."""
+        shop, demand = self._shop, self._demand
+        assert shop is not None
+        assert demand is not None
         if self._job.phase == "revealing":
             laying.reveal()
         self._phase = "restoring"
@@ -257,6 +273,7 @@ class Run:
 
     def _part(self, farewell: Callable[[], None], shop: Workshop, demand: Demand) -> None:
         """Say how the guard goes on, then end our threads."""
+        self._parted = True
         demand.stop()
         farewell()
         shop.settler.close()

@@ -241,6 +241,9 @@ def work(name: str, upstream: Upstream, task: Callable[[], None]) -> None:
     name_thread(name)
     try:
         task()
+    except OSError:
+        # The disk fails. The agent will meet the same with what was filled here, and tell.
+        os._exit(1)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
