@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +43,7 @@ class ResticSource:
         self._location = location
         self._keys = keys
         self._store = location.open()
+        self._loading = threading.Lock()
         self._box = Box(keys)
         self._snapshots = Snapshots(self._store, self._box)
         # An attached source was given the best index that there is.
@@ -128,11 +130,12 @@ class ResticSource:
 
     @property
     def index(self) -> BlobIndex:
-        """Where each blob lies."""
-        if self._index is None:
-            loader = self._loader or IndexLoader(self._store, self._box)
-            self._index = loader.load()
-        return self._index
+        """Where each blob lies. Loaded once: a box is not for several threads, and after a restart all want it at once."""
+        with self._loading:
+            if self._index is None:
+                loader = self._loader or IndexLoader(self._store, self._box)
+                self._index = loader.load()
+            return self._index
 
     def _connection(self) -> Store:
         # A remote store is safe for threads and pools its connections; a new one would read resolver and certificate
