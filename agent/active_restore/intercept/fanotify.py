@@ -1,7 +1,7 @@
 """The fanotify interceptor: the kernel holds the task inside open(2) until the event is answered.
 
-The keeper reads events; ``serve`` gets its faults as packets, and answers go straight
-to the group. Whole files only: an open is a fault, so SEEK_DATA, reflinks, mappings and exec need nothing of their own.
+The keeper reads events; ``serve`` gets its faults as packets, and answers go straight to the group. Whole files only: an open
+is a fault, so SEEK_DATA, reflinks, mappings and exec need nothing of their own.
 Where the kernel has pre-content events (6.14), truncate(2) by path is held, too.
 """
 
