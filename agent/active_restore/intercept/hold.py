@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept import stopped
 from active_restore.linux import ptrace
-from active_restore.linux.process import is_alive, name_thread
+from active_restore.linux.process import hurry, is_alive, name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
 _STOP_SECONDS = 0.05
+_LOOK_SECONDS = 0.00005
 # Thousands of spinning threads get a processor seldom: many are asked to stop before the first is waited for.
 _AT_ONCE = 128
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
@@ -109,6 +110,9 @@ class Holder:
 
     def _run(self) -> None:
         name_thread("hold")
+        with contextlib.suppress(OSError):
+            # Those who spin must not keep it from the processor.
+            hurry()
         while not self._ending:
             self._wake.wait(self._pause())
             self._wake.clear()
@@ -240,7 +244,8 @@ def _stops(tids: set[int]) -> dict[int, int]:
                 if status is not None:
                     found[tid] = status
         tids = tids - found.keys()
-        os.sched_yield()
+        # We go before all others: they need the processor to stop.
+        time.sleep(_LOOK_SECONDS)
     return found
 
 
