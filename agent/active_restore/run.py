@@ -33,6 +33,7 @@ from active_restore.restore.settle import Settler
 from active_restore.restore.shop import Workshop
 from active_restore.restore.tally import Tally
 from active_restore.restore.throttle.ticker import Counters, Ticker
+from active_restore.settings.file import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ class Run:
     def _territory(self) -> Territory:
         job = self._job
         rows = self._catalog.row_count()
-        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows)
+        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows, load().policy.policy())
 
     def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
         """Arm the empty guard, then read the snapshot and lay everything in the staging directory."""
@@ -225,7 +226,7 @@ class Run:
             self._ticker.limits = self._limits
             for server in servers:
                 server.start()
-            while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
+            while not self._stopping.is_set() and shop.is_open and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
                 background.rouse()
@@ -233,6 +234,7 @@ class Run:
             lane.finish()
             for server in servers:
                 server.join()
+        demand.patience.look()
 
     def _await_source(self) -> bool:
         """Until content can be had: the guard may stand before the source does. ``False`` when we are stopped."""
@@ -391,10 +393,4 @@ def _serve(interceptor: Interceptor, demand: Demand) -> None:
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()
-    interceptor.serve(demand.on_fault)
-
-
-def _is_open(shop: Workshop) -> bool:
-    """Whether any row is neither settled, gone nor refused."""
-    states = bytes(shop.board.state)
-    return shop.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)
+    interceptor.serve(demand.patience.on_fault)

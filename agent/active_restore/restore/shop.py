@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from active_restore.catalog import State
+
 if TYPE_CHECKING:
     from active_restore.catalog import Catalog
     from active_restore.restore.board import Board
@@ -22,3 +24,9 @@ class Workshop(NamedTuple):
     tally: Tally
     settler: Settler
     reporter: Reporter
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any row is neither settled, gone nor refused, and the disk does not fail."""
+        states = bytes(self.board.state)
+        return self.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)
