@@ -15,30 +15,16 @@ import pytest
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
+from tests.restore.agents import OLD_NS, kill, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cli.machine import Command
     from tests.kernel.rig import Rig
 
 MIB = 1 << 20
-OLD_NS = 1_500_000_000_123_456_789
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
-
-
-def kill(command: Command) -> None:
-    command.signal(signal.SIGKILL)
-    assert command.end()[0] == -signal.SIGKILL
-
-
-def make(tree: Path, count: int = 20, size: int = 20_000) -> list[str]:
-    names = [f"f{number:04}" for number in range(count)]
-    for name in names:
-        (tree / name).write_bytes(os.urandom(size))
-        os.utime(tree / name, ns=(OLD_NS, OLD_NS))
-    return names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

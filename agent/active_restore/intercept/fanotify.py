@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import copies, keepers, wire
-from active_restore.intercept.guard import answer
+from active_restore.intercept.guard import IGNORE, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
@@ -331,6 +331,21 @@ class FanotifyInterceptor:
                 return fault.task
             who = self._linked()[0].ledger.task(number)
         return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
+
+    def filled(self, inode: int) -> None:
+        """Reads raise no event from now on: two of three that a task would wait for. Opens do, until the marker is gone.
+
+        truncate(2) by path is not held any more, either; ``completed`` tells the next agent not to fill that file again.
+        """
+        link, _ = self._linked()
+        if link.ledger.mask & fanotify.FAN_PRE_ACCESS:
+            with contextlib.suppress(OSError):
+                fanotify.mark_fd(link.group, IGNORE, fanotify.FAN_PRE_ACCESS, inode)
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """The ledger outlives agents."""
+        ledger = self._linked()[0].ledger
+        return [row for row in rows if ledger.is_readable(row)]
 
     def settled(self, rows: Sequence[int]) -> None:
         """Nothing to do: the marker is gone or about to go, and it decides."""

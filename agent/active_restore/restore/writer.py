@@ -21,6 +21,8 @@ from active_restore.marker import SAVED_CAPABILITY, marker_value
 from active_restore.placeholder import open_inode, read_marker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from active_restore.model import Piece
     from active_restore.restore.board import Board
 
@@ -130,12 +132,17 @@ class Filling:
         if found.st_mtime_ns != self._last_mtime:
             self._times = (found.st_atime_ns, found.st_mtime_ns)
 
-    def finish(self) -> None:
-        """All pieces are written: put back times and capabilities; the content may be read from now on."""
+    def finish(self, tell: Callable[[int], None] | None = None) -> None:
+        """All pieces are written: put back times and capabilities; the content may be read from now on.
+
+        ``tell`` gets the descriptor before anybody else may know.
+        """
         if self.written:
             self._notice_times()
         self._put_capability_back()
         os.utime(self._fd, ns=self._times)
+        if tell is not None:
+            tell(self._fd)
         self._board.state[self.file.row] = State.FILLED
         self._close_file()
 
