@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from tests.kernel.rig import MIB, marked
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,3 +27,8 @@ def make(tree: Path, count: int = 20, size: int = 20_000) -> list[str]:
         (tree / name).write_bytes(os.urandom(size))
         os.utime(tree / name, ns=(OLD_NS, OLD_NS))
     return names
+
+
+def begun(target: Path) -> bool:
+    """Whether some placeholder has a part of its content."""
+    return any(marked(path) and 100 < path.stat().st_blocks < 12 * MIB // 512 for path in target.glob("f*"))

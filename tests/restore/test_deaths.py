@@ -15,7 +15,7 @@ import pytest
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
-from tests.restore.agents import OLD_NS, kill, make
+from tests.restore.agents import OLD_NS, begun, kill, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,11 +222,6 @@ def test_killed_worker_whose_file_is_deleted(held_rig: Rig, ext4_target: Path) -
     held_rig.kill("restore.worker")
     held_rig.finish(command, ext4_target)
     held_rig.assert_clean(ext4_target)
-
-
-def begun(target: Path) -> bool:
-    """Whether some placeholder has a part of its content."""
-    return any(marked(path) and 100 < path.stat().st_blocks < 12 * MIB // 512 for path in target.glob("f*"))
 
 
 def test_killed_in_the_middle_of_a_file(held_rig: Rig, target: Path) -> None:
