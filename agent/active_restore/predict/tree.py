@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from functools import cached_property
 from itertools import islice
 from typing import IO, TYPE_CHECKING
 
@@ -25,15 +26,23 @@ _MAX_ENTRIES = 4096
 
 
 class Look:
-    """One regular file. ``row`` is its catalog row, -1 where it is no placeholder; ``path`` is its real one, with ``/``."""
+    """One regular file. What is asked of it is looked up then: of most files that is not much."""
 
     def __init__(self, tree: Tree, inode: int, status: os.stat_result) -> None:
         self._tree = tree
         self._inode = inode
         self.size = status.st_size
         self.executable = bool(status.st_mode & 0o111)
-        self.path = os.fsencode(os.readlink(f"/proc/self/fd/{inode}"))
-        self.row = tree.row_of(inode)
+
+    @cached_property
+    def path(self) -> bytes:
+        """Its real one, with ``/``."""
+        return os.fsencode(os.readlink(f"/proc/self/fd/{self._inode}"))
+
+    @cached_property
+    def row(self) -> int:
+        """Its catalog row; -1 where it is no placeholder."""
+        return self._tree.row_of(self._inode)
 
     @property
     def missing(self) -> bool:
