@@ -200,6 +200,11 @@ class Catalog:
         found = self._reader().execute("SELECT path FROM file WHERE row=?", (row,)).fetchone()
         return found[0] if found else b""
 
+    def paths(self, rows: Sequence[int]) -> dict[int, bytes]:
+        """The paths that rows had in the snapshot; rows that are no placeholders are left out."""
+        marks = ",".join("?" * len(rows))
+        return dict(self._reader().execute(f"SELECT row,path FROM file WHERE row IN ({marks})", rows))
+
     def rows_below(self, path: bytes) -> list[int]:
         """The files at or below a path."""
         query = "SELECT row FROM file WHERE path=? OR (path>=? AND path<?) ORDER BY place" if path else "SELECT row FROM file"

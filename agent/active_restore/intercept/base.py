@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from active_restore.config import NO_POLICY, Policy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
     with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
-    ``rows`` is how many rows the catalog has, 0 before it is known.
+    ``rows`` is how many rows the catalog has, 0 before it is known; ``policy`` says who is not served at once.
     """
 
     root: str
@@ -23,6 +25,7 @@ class Territory:
     marker_prefix: bytes
     run_dir: str
     rows: int
+    policy: Policy = NO_POLICY
 
 
 class Interceptor(Protocol):
@@ -63,6 +66,15 @@ class Interceptor(Protocol):
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Let these waiting tasks go on with an error; the placeholder stays guarded."""
+
+    def filled(self, inode: int) -> None:
+        """The content behind this descriptor is complete, its marker still there: readers need not be asked about it any more.
+
+        Told before ``release``, and only where it is cheap to tell.
+        """
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """After ``adopt``: which of these had their gate opened by an agent that did not live to settle them."""
 
     def settled(self, rows: Sequence[int]) -> None:
         """These are no placeholders any more (or their inodes are gone), and nobody was told of a fault of theirs."""

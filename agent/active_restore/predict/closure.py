@@ -44,7 +44,8 @@ class Closure:
         while todo:
             kind, path, inherited = todo.pop()
             with self._tree.look(path) as found:
-                if found is None or found.path in self._seen:
+                # Nearly all that is opened is no program: that is seen before anything else is asked.
+                if found is None or not (kind or _may_need(found, path)) or found.path in self._seen:
                     continue
                 inherited += self._inherited.pop(found.path, ())
                 if found.missing:
@@ -56,7 +57,7 @@ class Closure:
                     todo.extend(self._needed(found, inherited))
 
     def _needed(self, found: Look, inherited: tuple[bytes, ...]) -> Iterable[tuple[str, bytes, tuple[bytes, ...]]]:
-        if not found.executable and _LIBRARY not in found.path:
+        if not _may_need(found, found.path):
             return []
         with found.open() as file:
             head = file.read(_HEAD_BYTES)
@@ -89,3 +90,7 @@ class Closure:
                         yield os.path.join(directory, names[0])
                         break
         yield words[0]
+
+
+def _may_need(found: Look, path: bytes) -> bool:
+    return found.executable or _LIBRARY in os.path.basename(path)

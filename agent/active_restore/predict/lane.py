@@ -1,11 +1,12 @@
 """The predicted lane of the agent: what tasks wanted goes to a process that guesses, its guesses are admitted and filled.
 
-Tasks are let go on first; all that a demand thread does for us is to write a few bytes into a pipe. The process is started
+Tasks are let go on first; all that a demand thread does for us is to write a number into shared memory. The process is started
 by the first fault: a restore that nobody disturbs has none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from active_restore.placeholder import open_inode
 from active_restore.predict import carried
 from active_restore.predict.book import Book
 from active_restore.predict.news import News
+from active_restore.predict.process import START_NICE
 from active_restore.predict.tree import Tree
 from active_restore.restore import frames
 from active_restore.restore.background import Queue, Role, Session, WorkerProcess
@@ -37,6 +39,10 @@ _BATCH_FILES = 16
 _BATCH_BYTES = 4 << 20
 ORDER = "order"
 _LOOK_SECONDS = 1.0
+# A process costs a fifth of a second of a processor to start: not in the middle of faults that are served at once anyway.
+_PAUSE_NS = 20_000_000
+_PAUSE_S = 0.02
+_LATEST_S = 1.0
 _SOON_S = 1.0
 # A process that dies again and again is not needed for anything that must happen.
 _LIVES = 3
@@ -110,6 +116,7 @@ class PredictedLane:
     def _watch(self, hooks: Hooks) -> None:
         """Have a process from the first fault on, and judge predictions whose time is over."""
         self._something.wait()
+        self._await_pause()
         talks: list[threading.Thread] = []
         while not self._finishing.is_set():
             if len(talks) < _LIVES and not any(talk.is_alive() for talk in talks):
@@ -120,17 +127,27 @@ class PredictedLane:
         for talk in talks:
             talk.join()
 
+    def _await_pause(self) -> None:
+        """Until no task has waited for a moment, but not for long."""
+        latest = time.monotonic() + _LATEST_S
+        while time.monotonic_ns() - self._shop.board.demand_ns < _PAUSE_NS and time.monotonic() < latest:
+            if self._finishing.wait(_PAUSE_S):
+                return
+
     def _talk(self, hooks: Hooks) -> None:
         """One process, from its beginning to its end."""
         words = {
             "target": self._target,
             "catalog": os.fsencode(self._shop.catalog.file_path),
-            "news": self._news.reader,
+            "ring": self._news.ring,
+            "bell": self._news.bell,
             "mannered": False,
         }
-        role = Role("active_restore.predict.process", words, (self._news.reader,))
+        role = Role("active_restore.predict.process", words, (self._news.ring, self._news.bell))
         process = WorkerProcess(self._number, self._shop, self._handover(), role)
         self._pid = process.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + START_NICE)
         _Session(process, self._shop, hooks, self._rows, self._book, self._news).run()
 
     def _judge(self, rows: Iterable[int]) -> None:
@@ -143,7 +160,7 @@ class PredictedLane:
                 self._book.forget(row)
                 continue
             try:
-                used = os.stat(f"/proc/self/fd/{inode}").st_atime_ns >= self._begun_ns
+                used = os.fstat(inode).st_atime_ns >= self._begun_ns
             finally:
                 os.close(inode)
             if used:

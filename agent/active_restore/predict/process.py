@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from active_restore.catalog import Catalog
-from active_restore.predict import news
 from active_restore.predict.closure import Closure
+from active_restore.predict.news import Reading
 from active_restore.predict.siblings import Siblings
 from active_restore.predict.tree import Tree
 from active_restore.restore import frames, worker
 
-_NICE = 0
+# The agent makes it nicer by this while it starts.
+START_NICE = 10
 _ANALYST_NICE = 5
 # While a task opens one missing file after the other, looking takes no more than a fifth of a processor: two have enough
 # to do with handing those faults on (measured: each would take a third longer).
@@ -33,7 +34,7 @@ class Analyst:
     """Looks into one file after the other. ``words`` are those of ``lane.PredictedLane``."""
 
     def __init__(self, words: dict[str, Any], tree: Tree, upstream: worker.Upstream) -> None:
-        self._news: int = words["news"]
+        self._news = Reading(words["ring"], words["bell"])
         self._catalog = Path(os.fsdecode(words["catalog"]))
         self._upstream = upstream
         self._board = tree.board
@@ -48,25 +49,29 @@ class Analyst:
         """Until there are no more news. Tasks go before guesses about them."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _ANALYST_NICE)
         with contextlib.closing(Catalog(self._catalog)) as catalog:
-            for row, waited in news.read(self._news):
-                began = time.monotonic()
-                # Deleted or damaged under our eyes: no guess.
-                with contextlib.suppress(OSError):
-                    self._look(b"/" + catalog.path(row), waited=waited)
-                if self._found:
-                    self._upstream.send(frames.PREDICTED, self._found)
-                    self._found = []
-                self._rest(time.monotonic() - began)
+            for batch in self._news.batches():
+                paths = catalog.paths([row for row, _ in batch])
+                for row, waited in batch:
+                    if row in paths:
+                        self._one(b"/" + paths[row], waited=waited)
         self._upstream.send(frames.PREDICTED, [])
+
+    def _one(self, path: bytes, *, waited: bool) -> None:
+        """A file that a task opened, and what it brings."""
+        began = time.monotonic()
+        # Deleted or damaged under our eyes: no guess.
+        with contextlib.suppress(OSError):
+            self._closure.of(path)
+            if waited:
+                self._siblings.of(path)
+        if self._found:
+            self._upstream.send(frames.PREDICTED, self._found)
+            self._found = []
+        self._rest(time.monotonic() - began)
 
     def _rest(self, worked_s: float) -> None:
         if time.monotonic_ns() - self._board.demand_ns < _FRESH_NS:
             time.sleep(min(_REST * worked_s, _LONGEST_REST_S))
-
-    def _look(self, path: bytes, *, waited: bool) -> None:
-        self._closure.of(path)
-        if waited:
-            self._siblings.of(path)
 
 
 def _begin(words: dict[str, Any], setup: worker.Setup, upstream: worker.Upstream) -> None:
@@ -76,4 +81,4 @@ def _begin(words: dict[str, Any], setup: worker.Setup, upstream: worker.Upstream
 
 
 if __name__ == "__main__":
-    worker.serve(_NICE, _begin)
+    worker.serve(-START_NICE, _begin)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from functools import cached_property
 from itertools import islice
 from typing import IO, TYPE_CHECKING
 
 from active_restore.catalog import State
 from active_restore.linux.files import open_in_root
 from active_restore.marker import marker_row
-from active_restore.placeholder import open_ours, read_marker
+from active_restore.placeholder import read_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,15 +26,23 @@ _MAX_ENTRIES = 4096
 
 
 class Look:
-    """One regular file. ``row`` is its catalog row, -1 where it is no placeholder; ``path`` is its real one, with ``/``."""
+    """One regular file. What is asked of it is looked up then: of most files that is not much."""
 
     def __init__(self, tree: Tree, inode: int, status: os.stat_result) -> None:
         self._tree = tree
         self._inode = inode
         self.size = status.st_size
         self.executable = bool(status.st_mode & 0o111)
-        self.path = os.fsencode(os.readlink(f"/proc/self/fd/{inode}"))
-        self.row = tree.row_of(inode)
+
+    @cached_property
+    def path(self) -> bytes:
+        """Its real one, with ``/``."""
+        return os.fsencode(os.readlink(f"/proc/self/fd/{self._inode}"))
+
+    @cached_property
+    def row(self) -> int:
+        """Its catalog row; -1 where it is no placeholder."""
+        return self._tree.row_of(self._inode)
 
     @property
     def missing(self) -> bool:
@@ -42,7 +51,7 @@ class Look:
 
     def open(self) -> IO[bytes]:
         """The content; only where it is not ``missing``."""
-        return os.fdopen(open_ours(self._inode, os.O_RDONLY | os.O_NOATIME), "rb")
+        return open(f"/proc/self/fd/{self._inode}", "rb", opener=_quietly)
 
 
 class Tree:
@@ -56,7 +65,7 @@ class Tree:
 
     def row_of(self, inode: int) -> int:
         """The row in the marker of this inode, or -1."""
-        value = read_marker(inode)
+        value = read_marker(f"/proc/self/fd/{inode}")
         if value is None or not value.startswith(self._prefix):
             return -1
         try:
@@ -97,3 +106,7 @@ class Tree:
         finally:
             os.close(fd)
         return sorted(map(os.fsencode, names))
+
+
+def _quietly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOATIME)

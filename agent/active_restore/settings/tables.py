@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
+from active_restore.config import Existing, InterceptorName, Policy, RestoreOptions, Throttle
 from active_restore.schedule import parse_schedule
-from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, HostName, Limit, TopicPrefix
+from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, Crowd, HostName, Limit, TopicPrefix
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
 Seconds = Annotated[float, Field(ge=0.1, le=86400, description="0.1 to 86400 (seconds)")]
 Flag = Annotated[bool, Field(description="true or false")]
+Directories = Annotated[tuple[AbsolutePath, ...], Field(strict=False, description='a list of absolute paths like ["/srv"]')]
 Texts = Annotated[tuple[str, ...], Field(strict=False, description='a list like ["*.log", "/var/tmp"]')]
 
 
@@ -74,6 +75,25 @@ class ServiceTable(Table):
     retry: Seconds = 10.0
 
 
+class RelaxTable(Table):
+    """``[relax]``: what ``active-restore relax`` watches while no restore runs."""
+
+    directories: Directories = ()
+    learn: Annotated[float, Field(ge=0, le=86400, description="0 to 86400 (seconds; 0: always)")] = 600.0
+    ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
+
+
+class PolicyTable(Table):
+    """``[policy]``: tasks that are not served at once. What is said about a cgroup goes before what is said about a command."""
+
+    background: Crowd = ()
+    refuse: Crowd = ()
+
+    def policy(self) -> Policy:
+        """The same as a value."""
+        return Policy(self.background, self.refuse)
+
+
 class MqttTable(Table):
     """``[mqtt]``: publishing to a broker; off without ``broker``. Intervals are seconds."""
 
@@ -128,6 +148,8 @@ class Settings(Table):
     restore: RestoreTable = RestoreTable()
     restores: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], NamedRestore] = {}
     service: ServiceTable = ServiceTable()
+    policy: PolicyTable = PolicyTable()
+    relax: RelaxTable = RelaxTable()
     mqtt: MqttTable = MqttTable()
     metrics: MetricsTable = MetricsTable()
     log: LogTable = LogTable()
