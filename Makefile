@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml Makefile
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/vm
+	tests/all $(BIN)/python
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm

@@ -16,3 +16,16 @@ if "ACTIVE_RESTORE_LOG" not in os.environ:
 
 pytest.register_assert_rewrite("tests.kernel.rig", "tests.kernel.tasks")
 pytest_plugins = ["tests.kernel.fixtures"]
+
+# Files of tests that take minutes. They go first: several processes share the files, and the last one should not be a long one.
+_LONG = ("torture/", "restore/test_deaths", "restore/test_readers", "restore/test_trouble", "house/", "service/", "mqtt/test_page")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; else the order stays."""
+
+    def is_short(item: pytest.Item) -> bool:
+        path = item.nodeid.removeprefix("tests/")
+        return not path.startswith(_LONG)
+
+    items.sort(key=is_short)
