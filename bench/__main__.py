@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bench.disk import filesystem_type, free_bytes
 from bench.orphans import end_orphans, take_charge
 from bench.rig import FULL, QUICK, Rig, Scale
-from bench.rows import database, demand, durability, manners, memory, others, placeholders, starting, whole
+from bench.rows import database, demand, durability, manners, memory, others, placeholders, relax, starting, whole
 from bench.table import show
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ MEASUREMENTS: dict[str, Callable[[Rig], Iterator[Row]]] = {
     "demand": demand.measure,
     "small": whole.measure_small,
     "others": others.measure,
+    "relax": relax.measure,
     "durability": durability.measure,
     "big": whole.measure_big,
     "manners": manners.measure,

@@ -10,7 +10,7 @@ from bench.row import Goal, row
 from bench.rows.whole import small_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bench.rig import Rig
@@ -31,12 +31,12 @@ def measure(rig: Rig) -> Iterator[Row]:
         rig.say(f"other files, round {number + 1} of {rig.scale.rounds}")
         with rig.disk() as disk:
             files = {which: _files(disk / which, min(_FILES, rig.scale.small_files)) for which in first}
-            _opens(rig, files["free"], first["free"], later["free"])
+            opens(rig, files["free"], first["free"], later["free"])
             target = disk / "target"
             with rig.restoring(repository, target) as running:
                 running.wait_for("ready")
                 rig.output(*command("pause", str(target)))
-                _opens(rig, files["guarded"], first["guarded"], later["guarded"])
+                opens(rig, files["guarded"], first["guarded"], later["guarded"])
                 rig.output(*command("continue", str(target)))
                 running.finish()
     name = "other files on the same file system, open"
@@ -52,9 +52,14 @@ def _files(directory: Path, count: int) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _opens(rig: Rig, files: list[str], first: list[float], later: list[float]) -> None:
+def opens(
+    rig: Rig, files: list[str], first: list[float], later: list[float], between: Callable[[], None] | None = None
+) -> None:
+    """The median microseconds of the first open of each file, and of later ones."""
     probe = rig.program("probe")
     first.append(_median_us(rig.output(probe, "open", lines=files)))
+    if between is not None:
+        between()
     later.append(statistics.median(_median_us(rig.output(probe, "open", lines=files)) for _ in range(_LATER_TIMES)))
 
 

@@ -63,6 +63,7 @@ def test_no_row_is_there_twice(results: list[dict[str, Any]]) -> None:
         "4-64 KiB, busy, p99",
         "1 MiB",
         "open, first",
+        "relax mode, open, later",
         "durability",
         "random reads of 4 KiB",
         "made durable",

@@ -74,6 +74,44 @@ def test_a_bad_broker_costs_the_restore_nothing(rig: Rig, ext4_target: Path, lin
     rig.verify(ext4_target)
 
 
+def test_restores_beside_each_other_have_topics_of_their_own(
+    held_rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear
+) -> None:
+    """The first is told as the machine, the next as ``<machine>.2``; each keeps its name over a kill, until it ends."""
+    fill(held_rig.tree)
+    url = ("--mqtt", f"mqtt://127.0.0.1:{broker.port}")
+    (held_rig.place / "agent.toml").write_text("[mqtt]\nhost = 'web1'\n")
+    others = [ext4_target.with_name(f"{ext4_target.name}-{name}") for name in ("second", "third")]
+
+    def is_told(node: str, target: Path, phase: str, after: int = 0) -> None:
+        ear.until("state", lambda state: (state.node, state.target, state.phase) == (node, str(target), phase), after=after)
+
+    first = held_rig.hold(ext4_target, *url)
+    is_told("web1", ext4_target, "restoring")
+    second = held_rig.hold(others[0], *url)
+    is_told("web1.2", others[0], "restoring")
+    for agent, node, target in ((first, "web1", ext4_target), (second, "web1.2", others[0])):
+        agent.signal(signal.SIGKILL)
+        agent.end()
+        is_told(node, target, "lost")
+    heard = len(ear.heard)
+    second = held_rig.start("resume", others[0], *url)
+    second.until("ready")
+    is_told("web1.2", others[0], "restoring", heard)
+    third = held_rig.hold(others[1], *url)
+    is_told("web1.3", others[1], "restoring", heard)
+    held_rig.finish(second, others[0])
+    is_told("web1.2", others[0], "done", heard)
+    first = held_rig.start("resume", ext4_target, *url)
+    first.until("ready")
+    is_told("web1", ext4_target, "restoring", heard)
+    held_rig.finish(first, ext4_target)
+    held_rig.finish(third, others[1])
+    held_rig.verify(others[1])
+    told = {(of.node, of.target) for message in ear.of("state") for of in [message.decoded()]}
+    assert told == {("web1", str(ext4_target)), ("web1.2", str(others[0])), ("web1.3", str(others[1]))}
+
+
 def test_an_interrupted_restore_says_so(held_rig: Rig, ext4_target: Path, broker: Mosquitto, ear: Ear) -> None:
     fill(held_rig.tree)
     agent = held_rig.hold(ext4_target, "--mqtt", f"mqtt://127.0.0.1:{broker.port}")

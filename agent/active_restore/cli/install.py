@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from active_restore.cli.command import Subcommands
 
-UNITS = ("active-restore.service", "active-restore@.service")
+UNITS = ("active-restore.service", "active-restore@.service", "active-restore-relax.service")
 _COMMAND = "/usr/bin/active-restore"
 _UNIT_DIRECTORY = "etc/systemd/system"
 _SETTINGS = "etc/active-restore/agent.toml"

@@ -13,6 +13,7 @@ from active_restore.cli.parser import build_parser
 from active_restore.cli.printers.json_lines import error_line
 from active_restore.control.names import shown
 from active_restore.errors import ActiveRestoreError, Interrupted
+from active_restore.linux.process import name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 def run() -> NoReturn:
     """The ``active-restore`` command."""
+    # However it was started: relax mode knows by it that a file is opened for the sake of a restore.
+    name_thread("active-restore")
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -29,6 +29,7 @@ _COMMANDS = {
     "release": "release",
     "manifest": "manifest",
     "record": "record",
+    "relax": "relax",
     "report": "report",
     "config": "config",
     "agent": "agent",

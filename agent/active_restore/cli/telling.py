@@ -62,9 +62,10 @@ def told(arguments: argparse.Namespace, target: str, *, guard_first: bool = Fals
         if settings is None:
             yield both, None
             return
+        from active_restore.mqtt.places import place
         from active_restore.mqtt.publisher import Publisher
 
-        with Publisher(settings, target) as publisher:
+        with place(settings, target) as own, Publisher(own, target) as publisher:
             yield _Each(both, publisher), publisher
 
 

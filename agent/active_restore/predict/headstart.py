@@ -86,6 +86,8 @@ class HeadStart:
             with contextlib.suppress(ActiveRestoreError, OSError, Stopped), contextlib.closing(self._source.reader()) as reader:
                 while self._bytes >= 0 and not self._over.is_set() and (files := self._rows.batch()):
                     self._fill([FileRow(raw[0], FileRef(*raw[1:5]), raw[5]) for raw in files], reader)
+            # Who opens a file for writing waits until it is durable: a database does so with all of its files.
+            self._shop.settler.flush()
         finally:
             self._rows.put_back(self._left)
 

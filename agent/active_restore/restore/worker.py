@@ -274,6 +274,7 @@ Begin: TypeAlias = "Callable[[dict[str, Any], Setup, Upstream], None]"
 def serve(nice: int, begin: Begin | None = None) -> None:
     """Serve until the agent says stop or ends. ``begin`` is given the words of the first frame, to do more besides."""
     die_with_parent(signal.SIGKILL)
+    name_thread("ar-worker")
     # A signal to the whole process group is for the agent, which ends us in good order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
 Seconds = Annotated[float, Field(ge=0.1, le=86400, description="0.1 to 86400 (seconds)")]
 Flag = Annotated[bool, Field(description="true or false")]
+Directories = Annotated[tuple[AbsolutePath, ...], Field(strict=False, description='a list of absolute paths like ["/srv"]')]
 Texts = Annotated[tuple[str, ...], Field(strict=False, description='a list like ["*.log", "/var/tmp"]')]
 
 
@@ -76,6 +77,14 @@ class ServiceTable(Table):
     retry: Seconds = 10.0
 
 
+class RelaxTable(Table):
+    """``[relax]``: what ``active-restore relax`` watches while no restore runs."""
+
+    directories: Directories = ()
+    learn: Annotated[float, Field(ge=0, le=86400, description="0 to 86400 (seconds; 0: always)")] = 600.0
+    ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
+
+
 class MqttTable(Table):
     """``[mqtt]``: publishing to a broker; off without ``broker``. Intervals are seconds."""
 
@@ -130,6 +139,7 @@ class Settings(Table):
     restore: RestoreTable = RestoreTable()
     restores: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], NamedRestore] = {}
     service: ServiceTable = ServiceTable()
+    relax: RelaxTable = RelaxTable()
     mqtt: MqttTable = MqttTable()
     metrics: MetricsTable = MetricsTable()
     log: LogTable = LogTable()
