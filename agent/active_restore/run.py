@@ -23,15 +23,12 @@ from active_restore.linux.notify import notify
 from active_restore.linux.process import hurry, name_thread
 from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
-from active_restore.restore.board import Board
 from active_restore.restore.demand import Answers, Demand
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
-from active_restore.restore.settle import Settler
-from active_restore.restore.shop import Workshop
-from active_restore.restore.tally import Tally
+from active_restore.restore.shop import Rows, Workshop, open_shop
 from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.source.open import local_paths
 from active_restore.source.reachable import await_reachable
@@ -149,7 +146,7 @@ class Run:
     def _restore(self, laying: Laying, passage: int, interceptor: Interceptor) -> Done | None:
         """Serve faults until the end; whatever happens, the guard stays and none of our threads does."""
         shop = self._shop = self._open_shop(passage, interceptor)
-        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe)
+        answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.filled)
         options = self._job.options
         lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
         demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
@@ -190,30 +187,10 @@ class Run:
             lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
 
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
-        catalog = self._catalog
-        totals = catalog.totals()
-        rows = catalog.row_count()
-        board = Board.create(rows)
-        board.rate_bytes_per_s = self._limits.now()
-        tally = Tally(rows, totals.files, totals.bytes)
-        board.state[:] = bytes([State.SETTLED]) * rows
-        done: list[tuple[int, int]] = []
-        for row, size, state in catalog.files_in_order():
-            if state in (State.SETTLED, State.GONE):
-                done.append((row, size))
-                board.state[row] = state
-            else:
-                board.state[row] = State.LAID
-                self._order.append(row)
-        tally.done(done)
-        board.note_marked([*self._order, *(row for row, _ in done)], marked=True)
-
-        def settled(files: Sequence[tuple[int, int]]) -> None:
-            interceptor.settled([row for row, _ in files])
-            tally.done(files)
-
-        settler = Settler(mount, catalog, board, settled)
-        return Workshop(mount, catalog, board, self._job.marker_prefix, tally, settler, self._reporter)
+        rows = Rows(interceptor.settled, interceptor.completed)
+        shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
+        shop.board.rate_bytes_per_s = self._limits.now()
+        return shop
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""

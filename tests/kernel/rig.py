@@ -145,7 +145,9 @@ class Rig:
             for pidfd in victims.values():
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             for pid, pidfd in victims.items():
-                assert select.select([pidfd], [], [], DEADLINE_S)[0], f"{name} {pid} does not end"
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                assert poll.poll(DEADLINE_S * 1000), f"{name} {pid} does not end"
 
     def end(self) -> list[str]:
         """End whatever is left; what that was."""

@@ -64,6 +64,15 @@ class Interceptor(Protocol):
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Let these waiting tasks go on with an error; the placeholder stays guarded."""
 
+    def filled(self, inode: int) -> None:
+        """The content behind this descriptor is complete, its marker still there: readers need not be asked about it any more.
+
+        Told before ``release``, and only where it is cheap to tell.
+        """
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """After ``adopt``: which of these had their gate opened by an agent that did not live to settle them."""
+
     def settled(self, rows: Sequence[int]) -> None:
         """These are no placeholders any more (or their inodes are gone), and nobody was told of a fault of theirs."""
 

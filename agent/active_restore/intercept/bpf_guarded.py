@@ -115,6 +115,14 @@ class GuardedBpfInterceptor:
             self._bpf.refuse(row, errno, ours)
         self._guard.refuse(row, errno, theirs)
 
+    def filled(self, inode: int) -> None:
+        """Only the guard would ask again."""
+        self._guard.filled(inode)
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """What only BPF let readers into is held from writers still, and may be filled again."""
+        return self._guard.completed(rows)
+
     def settled(self, rows: Sequence[int]) -> None:
         """The guard goes by markers."""
         if self._bpf is not None:

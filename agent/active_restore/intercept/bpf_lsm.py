@@ -266,6 +266,13 @@ class BpfInterceptor:
         for fault in faults:
             self._let_go(fault.task.tid, fault.since_ns)
 
+    def filled(self, inode: int) -> None:
+        """Nothing to do: the gate of readers is a bit."""
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """None: writers and truncate(2) are held until a file is settled, so it may be filled again."""
+        return ()
+
     def settled(self, rows: Sequence[int]) -> None:
         """Open their gates. Who waits at one of them is served like all others, and found to wait for nothing."""
         inodes = self._rows.inodes(rows)

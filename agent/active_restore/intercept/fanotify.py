@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import copies, keepers, wire
-from active_restore.intercept.guard import answer
+from active_restore.intercept.group import make_group, supported_mask
+from active_restore.intercept.guard import IGNORE, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
@@ -33,17 +34,6 @@ if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
 
 _log = logging.getLogger(__name__)
-_INIT = (
-    fanotify.FAN_CLASS_PRE_CONTENT
-    | fanotify.FAN_CLOEXEC
-    | fanotify.FAN_UNLIMITED_QUEUE
-    | fanotify.FAN_UNLIMITED_MARKS
-    | fanotify.FAN_REPORT_TID
-)
-# Read-only: a writable event descriptor cannot be had for running programs, read-only mounts or immutable files, and the
-# kernel refuses the task's open where our descriptor fails.
-_EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
-
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
 _LAST_LOOKS = 30
@@ -54,18 +44,6 @@ _NUMBERS_A_PACKET = 4096
 # A ticket is the event's number below, and above how many keepers have died before the one that gave it.
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
-
-
-def supported_mask(group: int, path: str) -> int:
-    """The events that the kernel can hold on the file system of ``path``. Raises ``OSError`` where it is none."""
-    mark = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM
-    unmark = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_FILESYSTEM
-    try:
-        fanotify.mark_path(group, mark, fanotify.FAN_PRE_ACCESS, path)
-    except OSError:
-        return fanotify.FAN_OPEN_PERM
-    fanotify.mark_path(group, unmark, fanotify.FAN_PRE_ACCESS, path)
-    return fanotify.FAN_OPEN_PERM | fanotify.FAN_PRE_ACCESS
 
 
 class FanotifyInterceptor:
@@ -92,12 +70,7 @@ class FanotifyInterceptor:
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
-        try:
-            group = fanotify.init(_INIT, _EVENT_FLAGS)
-        except OSError as error:
-            raise CapabilityMissing(
-                f"fanotify permission events cannot be had ({error.strerror})", "run as root; see: active-restore doctor"
-            ) from error
+        group = make_group()
         try:
             self._arm(group, territory)
         finally:
@@ -331,6 +304,21 @@ class FanotifyInterceptor:
                 return fault.task
             who = self._linked()[0].ledger.task(number)
         return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
+
+    def filled(self, inode: int) -> None:
+        """Reads raise no event from now on: two of three that a task would wait for. Opens do, until the marker is gone.
+
+        truncate(2) by path is not held any more, either; ``completed`` tells the next agent not to fill that file again.
+        """
+        link, _ = self._linked()
+        if link.ledger.mask & fanotify.FAN_PRE_ACCESS:
+            with contextlib.suppress(OSError):
+                fanotify.mark_fd(link.group, IGNORE, fanotify.FAN_PRE_ACCESS, inode)
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """The ledger outlives agents."""
+        ledger = self._linked()[0].ledger
+        return [row for row in rows if ledger.is_readable(row)]
 
     def settled(self, rows: Sequence[int]) -> None:
         """Nothing to do: the marker is gone or about to go, and it decides."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from active_restore.intercept.ledger import Ledger
 
-_IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
+IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
 # One event with a range, or two without: a keeper that is killed leaves no more than these without a note.
 _READ_BYTES = 48
 _OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})
@@ -106,7 +106,7 @@ class Guard:
         # No marker, or one of another restore, whose own guard holds it.
         if self._ledger.learning:
             with contextlib.suppress(OSError):
-                fanotify.mark_fd(self._group, _IGNORE, self._mask, event.fd)
+                fanotify.mark_fd(self._group, IGNORE, self._mask, event.fd)
         return None
 
     def answer(self, number: int, refusal: int) -> None:

@@ -51,12 +51,13 @@ _LAST_RETRY_S = 15.0
 class Answers(NamedTuple):
     """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
 
-    ``describe(fault)`` tells who waits.
+    ``describe(fault)`` tells who waits; ``filled(descriptor)`` takes note of complete content before ``release``.
     """
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
     describe: Callable[[Fault], Task]
+    filled: Callable[[int], None]
 
 
 class Demand:
@@ -218,7 +219,7 @@ class Demand:
         except (ContentError, SourceUnavailable):
             filling.abort()
             raise
-        filling.finish()
+        filling.finish(self._answers.filled)
         self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size)
 
     def _let_go_on(self, file: FileRow, filling: Filling) -> None:

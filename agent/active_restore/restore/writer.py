@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from active_restore.catalog import FileRow, State
 from active_restore.linux.files import punch_hole
 from active_restore.marker import SAVED_CAPABILITY, marker_value
-from active_restore.placeholder import open_inode, open_ours, read_marker
+from active_restore.placeholder import open_inode, read_marker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from active_restore.model import Piece
     from active_restore.restore.board import Board
 
@@ -40,7 +42,7 @@ class Claim(Enum):
 class Filling:
     """One placeholder being filled. ``claim`` first; then ``write`` and ``finish``, or ``abort``; ``close`` always.
 
-    ``inode`` is an O_PATH descriptor (-1 where the inode is gone); take it over with ``keep_inode``.
+    ``inode`` is a read-only descriptor (-1 where the inode is gone); take it over with ``keep_inode``.
     """
 
     def __init__(self, mount_fd: int, file: FileRow, board: Board, marker_prefix: bytes) -> None:
@@ -69,7 +71,10 @@ class Filling:
         if self._board.state[self.file.row] == State.FILLED:
             # It may be running already: nobody may open it for writing then, not even we.
             return Claim.FILLED_ALREADY
-        self._fd = open_ours(inode, os.O_WRONLY | os.O_NOATIME)
+        fd = open_inode(self._mount, self.file.handle, os.O_WRONLY)
+        if fd is None:
+            return Claim.GONE
+        self._fd = fd
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -127,12 +132,17 @@ class Filling:
         if found.st_mtime_ns != self._last_mtime:
             self._times = (found.st_atime_ns, found.st_mtime_ns)
 
-    def finish(self) -> None:
-        """All pieces are written: put back times and capabilities; the content may be read from now on."""
+    def finish(self, tell: Callable[[int], None] | None = None) -> None:
+        """All pieces are written: put back times and capabilities; the content may be read from now on.
+
+        ``tell`` gets the descriptor before anybody else may know.
+        """
         if self.written:
             self._notice_times()
         self._put_capability_back()
         os.utime(self._fd, ns=self._times)
+        if tell is not None:
+            tell(self._fd)
         self._board.state[self.file.row] = State.FILLED
         self._close_file()
 
@@ -166,7 +176,7 @@ class Filling:
                 os.utime(self._fd, ns=self._times)
 
     def keep_inode(self) -> int:
-        """Hand the O_PATH descriptor over to the caller."""
+        """Hand the read-only descriptor over to the caller."""
         inode, self.inode = self.inode, -1
         return inode
 
