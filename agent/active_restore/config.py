@@ -43,6 +43,20 @@ def log_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """Tasks that are not served at once, by ``command:NAME`` or ``cgroup:PATH`` (with all cgroups in it).
+
+    ``background``: they wait until the background comes by. ``refuse``: they get EAGAIN.
+    """
+
+    background: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+
+
+NO_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
 

@@ -107,6 +107,7 @@ class Fault(NamedTuple):
     interceptor that made it; ``since_ns`` is CLOCK_MONOTONIC. ``handle`` is the file handle of the inode as
     ``linux.handles`` makes it, empty where the interceptor already knows that the inode is the one of that row (a user may
     copy a file together with its marker; the handle tells such a copy from the placeholder).
+    ``patient``: by the policy of this machine that task is not served at once, it waits until the background comes by.
     """
 
     ticket: int
@@ -116,3 +117,4 @@ class Fault(NamedTuple):
     task: Task
     since_ns: int
     range: tuple[int, int] | None = None
+    patient: bool = False

@@ -30,6 +30,7 @@ from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
 from active_restore.restore.shop import Rows, Workshop, open_shop
 from active_restore.restore.throttle.ticker import Counters, Ticker
+from active_restore.settings.file import load
 from active_restore.source.open import local_paths
 from active_restore.source.reachable import await_reachable
 
@@ -104,7 +105,7 @@ class Run:
                 interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
             self._lay(laying, interceptor)
             return interceptor
-        if job.phase == "lost":
+        if job.phase in ("lost", "forgotten"):
             laying.plan_again()
             self._job = laying.job
         for problem in self._catalog.problems():
@@ -120,7 +121,7 @@ class Run:
     def _territory(self) -> Territory:
         job = self._job
         rows = self._catalog.row_count()
-        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows)
+        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows, load().policy.policy())
 
     def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
         """Arm the empty guard, then read the snapshot and lay everything in the staging directory."""
@@ -211,7 +212,7 @@ class Run:
             self._ticker.limits = self._limits
             for server in servers:
                 server.start()
-            while not self._stopping.is_set() and _is_open(shop) and any(server.is_alive() for server in servers):
+            while not self._stopping.is_set() and shop.is_open and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
                 background.rouse()
@@ -219,6 +220,7 @@ class Run:
             lane.finish()
             for server in servers:
                 server.join()
+        demand.patience.look()
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
@@ -359,10 +361,4 @@ def _serve(interceptor: Interceptor, demand: Demand) -> None:
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()
-    interceptor.serve(demand.on_fault)
-
-
-def _is_open(shop: Workshop) -> bool:
-    """Whether any row is neither settled, gone nor refused."""
-    states = bytes(shop.board.state)
-    return shop.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)
+    interceptor.serve(demand.patience.on_fault)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from active_restore.config import NO_POLICY, Policy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
     with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
-    ``rows`` is how many rows the catalog has, 0 before it is known.
+    ``rows`` is how many rows the catalog has, 0 before it is known; ``policy`` says who is not served at once.
     """
 
     root: str
@@ -23,6 +25,7 @@ class Territory:
     marker_prefix: bytes
     run_dir: str
     rows: int
+    policy: Policy = NO_POLICY
 
 
 class Interceptor(Protocol):

@@ -6,6 +6,7 @@ tasks go on waiting. The map of waiters is the truth; events only make it fast.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -22,11 +23,12 @@ from active_restore.errors import Busy, TargetError
 from active_restore.intercept import pins
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
+from active_restore.intercept.policy import PolicyMaps
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.linux.inode_numbers import InodeNumbers
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.process import is_alive, name_thread
+from active_restore.linux.process import hurry, is_alive, name_thread
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Fault, Gate, Task
 
@@ -147,6 +149,7 @@ class BpfInterceptor:
         self._pins.set_state("STATE_HOLD", abi.load().constants["HOLD_STOP" if self._hold == "sigstop" else "HOLD_SPIN"])
         self._pins.beat()
         self._trust_guard()
+        self._policy = PolicyMaps(self._territory.policy, self._pins.maps["commands"], self._pins.maps["cgroups"])
         self._holder.start()
         self._sweep()
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
@@ -162,6 +165,9 @@ class BpfInterceptor:
     def _live(self) -> None:
         """Beat; and while everybody who serves is busy, take in who comes, so that these are parked and do not spin."""
         name_thread("heartbeat")
+        with contextlib.suppress(OSError):
+            # An old heartbeat stops whole processes: those who spin must not keep it from the processor.
+            hurry()
         beaten = time.monotonic()
         while not self._ending.wait(_BUSY_SECONDS):
             if self._turn.acquire(timeout=_BEAT_SECONDS):
@@ -173,6 +179,7 @@ class BpfInterceptor:
                 beaten = time.monotonic()
                 self._pins.beat()
                 self._trust_guard()
+                self._policy.refresh()
                 self._sweep()
 
     def _trust_guard(self) -> None:
@@ -232,7 +239,7 @@ class BpfInterceptor:
             self._dismiss(wait)
             return
         task = Task(wait.tid, wait.tgid, wait.comm)
-        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range))
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, wait.patient))
 
     def _row_of(self, handle: bytes) -> int | None:
         """The row in the inode's marker; ``None`` where it is no placeholder (a number used again, a settled file)."""

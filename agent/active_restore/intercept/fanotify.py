@@ -22,6 +22,7 @@ from active_restore.intercept import copies, keepers, wire
 from active_restore.intercept.group import make_group, supported_mask
 from active_restore.intercept.guard import IGNORE, answer
 from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.policy import Judge, Treatment
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
@@ -92,7 +93,7 @@ class FanotifyInterceptor:
                     f"the file system of {territory.root} cannot be guarded ({error.strerror})",
                     "use ext4, xfs or btrfs; see: active-restore doctor",
                 ) from error
-        self._territory = territory
+        self._territory, self._judge = territory, Judge(territory.policy)
         self._link = keepers.connect(territory.run_dir)
         self._open_passage()
         copies.offer(*self._linked())
@@ -121,7 +122,7 @@ class FanotifyInterceptor:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
             return False
-        self._territory = territory
+        self._territory, self._judge = territory, Judge(territory.policy)
         # Mounted again (a loop device, a reboot of a container), the file system may have another number.
         self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
@@ -201,7 +202,11 @@ class FanotifyInterceptor:
         """Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever."""
         fault = _fault(packet, keeper)
         try:
-            on_fault(fault)
+            treatment = self._judge.of(packet.tid) if self._judge else Treatment.SERVE
+            if treatment is Treatment.REFUSE:
+                self._answer([fault], errno.EAGAIN)
+            else:
+                on_fault(fault._replace(patient=True) if treatment is Treatment.BACKGROUND else fault)
         except Exception:
             _log.exception("a fault could not be handled")
             self._answer([fault], errno.EIO)

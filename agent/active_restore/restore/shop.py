@@ -29,6 +29,12 @@ class Workshop(NamedTuple):
     settler: Settler
     reporter: Reporter
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any row is neither settled, gone nor refused, and the disk does not fail."""
+        states = bytes(self.board.state)
+        return self.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)
+
 
 class Rows(NamedTuple):
     """What the interceptor says of rows, and is told: see ``settled`` and ``completed`` of ``intercept.base.Interceptor``."""

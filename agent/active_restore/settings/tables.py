@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
+from active_restore.config import Existing, InterceptorName, Policy, RestoreOptions, Throttle
 from active_restore.schedule import parse_schedule
-from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, HostName, Limit, TopicPrefix
+from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, Crowd, HostName, Limit, TopicPrefix
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
@@ -85,6 +85,17 @@ class RelaxTable(Table):
     ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
 
 
+class PolicyTable(Table):
+    """``[policy]``: tasks that are not served at once. What is said about a cgroup goes before what is said about a command."""
+
+    background: Crowd = ()
+    refuse: Crowd = ()
+
+    def policy(self) -> Policy:
+        """The same as a value."""
+        return Policy(self.background, self.refuse)
+
+
 class MqttTable(Table):
     """``[mqtt]``: publishing to a broker; off without ``broker``. Intervals are seconds."""
 
@@ -139,6 +150,7 @@ class Settings(Table):
     restore: RestoreTable = RestoreTable()
     restores: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], NamedRestore] = {}
     service: ServiceTable = ServiceTable()
+    policy: PolicyTable = PolicyTable()
     relax: RelaxTable = RelaxTable()
     mqtt: MqttTable = MqttTable()
     metrics: MetricsTable = MetricsTable()

@@ -62,6 +62,10 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(description="an a
 BrokerUrl = Annotated[
     str, AfterValidator(broker_url), Field(description="mqtt://[USER@]HOST[:PORT], or mqtts://, ws://, wss://")
 ]
+Crowd = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(command:[^\x00]{1,15}|cgroup:(/[^/\x00]+)+)$")], ...],
+    Field(strict=False, description='a list like ["command:updatedb", "cgroup:/system.slice/backup.service"]'),
+]
 CredentialName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9._-]+$", description="the name of a systemd credential: letters, digits, . _ -")
 ]
