@@ -51,7 +51,7 @@ def keep_decoys_first(tree: Path) -> None:
             found = path.lstat()
             if stat.S_ISREG(found.st_mode) and found.st_ino < last:
                 files.setdefault(found.st_ino, []).append(path)
-    rejected = []
+    rejected: list[Path] = []
     for first, *links in files.values():
         while True:
             fresh = first.with_name(f"{first.name}.fresh{len(rejected)}")
