@@ -70,7 +70,7 @@ class Rig:
 
     def start(self, *arguments: str | Path) -> Command:
         """A command that goes on while the test does; it prints JSON."""
-        command = Command([*self.way_in, *self.argv(*arguments), "--json"], self.env)
+        command = Command.started([*self.way_in, *self.argv(*arguments), "--json"], self.env)
         self._commands.append(command)
         return command
 
