@@ -79,6 +79,7 @@ class RelaxTable(Table):
     """``[relax]``: what ``active-restore relax`` watches while no restore runs."""
 
     directories: Directories = ()
+    changes: Flag = True
     learn: Annotated[float, Field(ge=0, le=86400, description="0 to 86400 (seconds; 0: always)")] = 600.0
     ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
 
