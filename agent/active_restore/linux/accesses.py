@@ -16,7 +16,9 @@ from active_restore.model import Intent
 _MAP_KINDS = 0x3
 _MAP_PRIVATE = 0x2
 # They hand files to the kernel, which then reads and writes them past every hook (loop devices, swap, moved extents).
-_ATTACHERS = frozenset({b"losetup", b"mount", b"kpartx", b"udisksd", b"systemd-dissec", b"swapon", b"e4defrag", b"xfs_fsr"})
+_ATTACHERS = frozenset(
+    {b"losetup", b"mount", b"busybox", b"kpartx", b"udisksd", b"systemd-dissec", b"swapon", b"e4defrag", b"xfs_fsr"}
+)
 
 
 class _Numbers(NamedTuple):
