@@ -1,12 +1,12 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs chromium debootstrap e2fsprogs fio gcc git libc6-dev libcap2-bin make mosquitto perl-base postgresql python3-bpfcc python3-venv restic rsync strace stress-ng systemd util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio gcc gdb git kmod libbpf1 libc6-dev libcap2-bin make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm fuzz torture deb demo bench lint clean
+.PHONY: setup test test-vm test-vm-sample fuzz torture deb demo bench lint clean
 
 setup: $(STAMP)
 
@@ -26,13 +26,17 @@ test: setup
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm
 
+# What of it runs with every change: one boot of each kernel, each with another file system.
+test-vm-sample: setup
+	$(BIN)/python -m pytest tests/vm -m ci
+
 # Each target for FUZZ_SECONDS; what breaks a promise is printed with its bytes.
 fuzz: setup
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
-# Restores under attack for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
+# Kills, then power cuts, each for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
 torture: setup
-	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py tests/torture/test_power_cuts.py
 
 deb: setup
 	PIP_PYTHON="$(CURDIR)/$(BIN)/python" packaging/debian/build build/deb

@@ -78,18 +78,25 @@ class Lane(enum.IntEnum):
 
 
 class Intent(enum.IntEnum):
-    """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice."""
+    """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice.
+
+    Of files by range alone: CHANGE writes in the range of the fault and nowhere else (an open: may do so later), MAP maps
+    the range and may write to it at any time from then on.
+    """
 
     READ = 0
     WRITE = 1
     TRUNCATE = 2
+    CHANGE = 3
+    MAP = 4
 
 
 class Gate(enum.IntEnum):
-    """Who may go on: those who only read (content complete), or all (content durable, marker removed)."""
+    """Who may go on: those who only read (content complete), all (content durable, marker removed), or these tasks alone."""
 
     READ = 0
     ALL = 1
+    NONE = 2
 
 
 class Task(NamedTuple):
@@ -107,6 +114,7 @@ class Fault(NamedTuple):
     interceptor that made it; ``since_ns`` is CLOCK_MONOTONIC. ``handle`` is the file handle of the inode as
     ``linux.handles`` makes it, empty where the interceptor already knows that the inode is the one of that row (a user may
     copy a file together with its marker; the handle tells such a copy from the placeholder).
+    ``patient``: by the policy of this machine that task is not served at once, it waits until the background comes by.
     """
 
     ticket: int
@@ -116,3 +124,4 @@ class Fault(NamedTuple):
     task: Task
     since_ns: int
     range: tuple[int, int] | None = None
+    patient: bool = False

@@ -180,37 +180,36 @@ def remove_staging(target: str, restore_id: str) -> None:
         shutil.rmtree(os.path.join(target, staging_name(restore_id)))
 
 
-def open_ours(inode_fd: int, flags: int) -> int:
-    """Open the inode behind an (O_PATH) descriptor that came from the interceptor's passage."""
-    return os.open(f"/proc/self/fd/{inode_fd}", flags | os.O_CLOEXEC)
-
-
-def unmark(inode_fd: int) -> None:
-    """Take the marker from the inode behind an (O_PATH) descriptor; none there is no error.
+def unmark(inode: int) -> None:
+    """Take the marker from an inode (a descriptor of ``open_inode``); none there is no error.
 
     Nor is an inode that the user has made immutable (EPERM): the catalog knows that it is settled.
     """
     try:
-        os.removexattr(f"/proc/self/fd/{inode_fd}", MARKER)
+        os.removexattr(inode, MARKER)
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EPERM):
             raise
 
 
-def read_marker(inode_fd: int) -> bytes | None:
-    """The marker of the inode behind an (O_PATH) descriptor."""
+def read_marker(inode: int | str) -> bytes | None:
+    """The marker of an inode, by a descriptor or by its path."""
     try:
-        return os.getxattr(f"/proc/self/fd/{inode_fd}", MARKER)
+        return os.getxattr(inode, MARKER)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
         raise
 
 
-def open_inode(mount_fd: int, handle: bytes) -> int | None:
-    """An O_PATH descriptor of a placeholder's inode; ``None`` where the user has deleted it."""
+def open_inode(mount_fd: int, handle: bytes, flags: int = os.O_RDONLY) -> int | None:
+    """A descriptor of a placeholder's inode; ``None`` where the user has deleted it.
+
+    By its handle, each time anew: to go by ``/proc/self/fd`` from one descriptor to the next costs three times as much
+    (measured), because the kernel makes a name there for each descriptor. Read-only ones may be kept: nobody meets ETXTBSY.
+    """
     try:
-        return open_handle(mount_fd, handle, os.O_PATH)
+        return open_handle(mount_fd, handle, flags | os.O_NOATIME)
     except OSError as error:
         if error.errno == errno.ESTALE:
             return None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 from tests.kernel.waiting import DEADLINE_S
-
-if TYPE_CHECKING:
-    import signal
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +20,7 @@ class Command:
     """A running command whose JSON lines can be waited for."""
 
     def __init__(self, argv: list[str], env: dict[str, str]) -> None:
+        env = {**env, "PYTHONFAULTHANDLER": "1"}
         self._child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.pid = self._child.pid
         self._lines: queue.Queue[str] = queue.Queue()
@@ -55,7 +54,10 @@ class Command:
         """The next event of this kind. Fails when the command ends or a minute goes by without it."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            line = self._lines.get(timeout=max(deadline - time.monotonic(), 0.1))
+            try:
+                line = self._lines.get(timeout=max(deadline - time.monotonic(), 0.1))
+            except queue.Empty:
+                self._fail(f"waited in vain for {kind}")
             if not line:
                 self.end()
                 raise AssertionError(f"ended without {kind}: {''.join(self._err)}")
@@ -77,10 +79,21 @@ class Command:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; exit code and what it said on stderr."""
-        code = self._child.wait(DEADLINE_S)
+        try:
+            code = self._child.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._fail("it does not end")
         for reader in self._readers:
             reader.join(DEADLINE_S)
         return code, "".join(self._err)
+
+    def _fail(self, why: str) -> NoReturn:
+        """With what each of its threads is doing: it runs with PYTHONFAULTHANDLER."""
+        self._child.send_signal(signal.SIGABRT)
+        self._child.wait(DEADLINE_S)
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        raise AssertionError(f"{why}: {''.join(self._err)}")
 
     def kill(self) -> None:
         """End it, whatever state it is in."""

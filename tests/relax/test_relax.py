@@ -165,7 +165,7 @@ def test_file_systems_come_and_go(relaxed: Relaxed, tmp_path: Path) -> None:
         image = disk.mount.with_name("ext4.img")
         missing = disk.mount / "data"
         relaxed.start(missing)
-        assert "cannot be recorded" in relaxed.log
+        wait_until(lambda: "cannot be recorded" in relaxed.log, "it says so")
         subprocess.run(["mount", "-o", "loop", image, disk.mount], check=True)
         missing.mkdir()
         relaxed.hurry()

@@ -15,30 +15,16 @@ import pytest
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
+from tests.restore.agents import OLD_NS, begun, kill, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cli.machine import Command
     from tests.kernel.rig import Rig
 
 MIB = 1 << 20
-OLD_NS = 1_500_000_000_123_456_789
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
-
-
-def kill(command: Command) -> None:
-    command.signal(signal.SIGKILL)
-    assert command.end()[0] == -signal.SIGKILL
-
-
-def make(tree: Path, count: int = 20, size: int = 20_000) -> list[str]:
-    names = [f"f{number:04}" for number in range(count)]
-    for name in names:
-        (tree / name).write_bytes(os.urandom(size))
-        os.utime(tree / name, ns=(OLD_NS, OLD_NS))
-    return names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -236,11 +222,6 @@ def test_killed_worker_whose_file_is_deleted(held_rig: Rig, ext4_target: Path) -
     held_rig.kill("restore.worker")
     held_rig.finish(command, ext4_target)
     held_rig.assert_clean(ext4_target)
-
-
-def begun(target: Path) -> bool:
-    """Whether some placeholder has a part of its content."""
-    return any(marked(path) and 100 < path.stat().st_blocks < 12 * MIB // 512 for path in target.glob("f*"))
 
 
 def test_killed_in_the_middle_of_a_file(held_rig: Rig, target: Path) -> None:

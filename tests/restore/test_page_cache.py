@@ -38,7 +38,7 @@ def settled(ext4: Disk, *, dropping: bool) -> list[int]:
     mount = os.open(ext4.mount, os.O_RDONLY)
     told = io.BytesIO()
     syncer = Syncer(mount, Upstream(told), board)
-    syncer.add([(row, os.open(path, os.O_PATH), _SIZE) for row, path in enumerate(paths)])
+    syncer.add([(row, os.open(path, os.O_RDONLY), _SIZE) for row, path in enumerate(paths)])
     syncer.close()
     syncer.run()
     told.seek(0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from active_restore.marker import MARKER
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read, refused
-from tests.restore.test_deaths import kill, make
+from tests.restore.agents import kill, make
 
 if TYPE_CHECKING:
     from pathlib import Path

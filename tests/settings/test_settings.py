@@ -52,12 +52,12 @@ def test_the_template_shows_every_key_with_its_default(file: Path) -> None:
     assert keys(MqttTable) - found.mqtt.model_fields_set == {"password_credential"}
     assert found.restores.keys() == {"web"}
     assert keys(NamedRestore) - found.restores["web"].model_fields_set == keys(type(found.restore))
-    for name in ("restore", "service", "relax", "metrics", "log"):
+    for name in ("restore", "service", "policy", "relax", "metrics", "log"):
         table = getattr(found, name)
         assert keys(type(table)) == table.model_fields_set
     examples = {"broker", "username", "password_file", "ca_file", "cert_file", "key_file", "host"}
     assert found.mqtt.model_dump(exclude=examples) == MqttTable().model_dump(exclude=examples)
-    for name in ("restore", "service", "relax", "log"):
+    for name in ("restore", "service", "policy", "relax", "log"):
         assert getattr(found, name) == getattr(Settings(), name)
 
 
@@ -79,7 +79,7 @@ def test_values_arrive(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[mqt]", 'mqt: unknown key (did you mean "mqtt"?); allowed: restore, restores, service, relax, mqtt, metrics, log'),
+        ("[mqt]", 'mqt: unknown key (did you mean "mqtt"?); allowed: restore, restores, service, policy, relax, mqtt, metrics'),
         ("[metrics]\ntextfiel = 'x'", 'metrics.textfiel: unknown key (did you mean "textfile"?); allowed: textfile, interval'),
         ("[mqtt]\nqos = 3", "mqtt.qos: 3 is not allowed; allowed: 0, 1 or 2"),
         ("[mqtt]\nqos = true", "mqtt.qos: true is not allowed; allowed: 0, 1 or 2"),
@@ -96,6 +96,8 @@ def test_values_arrive(file: Path) -> None:
         ("[restore]\nfault_timeout = 0", "restore.fault_timeout: 0 is not allowed; allowed: 0.1 to 86400 (seconds)"),
         ("[restore]\nfault_timeout = nan", "restore.fault_timeout: nan is not allowed"),
         ("[restore]\nexisting = 'maybe'", 'restore.existing: this text is not allowed; allowed: "refuse", "metadata"'),
+        ("[policy]\nrefuse = ['updatedb']", "policy.refuse.0: this text is not allowed; allowed: a list like"),
+        ("[policy]\nrefuse = ['cgroup:a/b']", "policy.refuse.0: this text is not allowed; allowed: a list like"),
         ("[relax]\ndirectories = '/srv'", "relax.directories: this text is not allowed; allowed: a list of absolute paths"),
         ("[relax]\ndirectories = ['srv']", "relax.directories.0: not an absolute path; allowed: a list of absolute paths"),
         ("[relax]\nlearn = -1", "relax.learn: -1 is not allowed; allowed: 0 to 86400 (seconds; 0: always)"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tests.kernel.disks import MIB, mounted
 from tests.kernel.tasks import read, refused
 from tests.kernel.waiting import wait_until
-from tests.restore.test_deaths import make
+from tests.restore.agents import make
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernel.tasks import Task, read, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
-from tests.restore.test_deaths import kill, make
+from tests.restore.agents import kill, make
 
 if TYPE_CHECKING:
     from tests.kernel.disks import Disk

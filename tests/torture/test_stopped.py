@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernel.tasks import Task, read
 from tests.kernel.waiting import wait_until
-from tests.restore.test_deaths import begun, kill, make
+from tests.restore.agents import begun, kill, make
 from tests.torture.blows import KEEPER, STANDBY, WORKER
 
 if TYPE_CHECKING:

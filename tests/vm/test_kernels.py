@@ -1,6 +1,6 @@
 """The tests of ``tests/vm/inside`` as ordinary tests, each run in a virtual machine: for each kernel, for each file system.
 
-A machine boots once and runs all that is selected for it.
+A machine boots once and runs all that is selected for it. Those marked ``ci`` are a sample for every run of CI.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 # Tests of all interceptors, which make their disks themselves.
 _SHARED = ("tests/intercept/test_contract.py", "tests/restore")
+# Each kernel and each file system once: a boot and its tests take minutes on an emulated processor.
+_SAMPLED = {("6.12", "ext4"), ("6.1", "xfs")}
 # How often the agent is killed in one test.
 _PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
 
@@ -35,11 +37,12 @@ Results = dict[tuple[str, str], dict[str, Any]]
 
 
 @cache
-def _inside(system: str) -> list[str]:
-    """The tests that there are for a file system, by pytest itself."""
+def _inside(system: str, marker: str = "") -> list[str]:
+    """The tests that there are for a file system (and have a marker), by pytest itself."""
     shared = _SHARED if system == _FILE_SYSTEMS[0] else ()
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(_HERE / "inside"), *shared],
+        [*words, *(("-m", marker) if marker else ()), str(_HERE / "inside"), *shared],
         cwd=_PROJECT,
         env={
             **os.environ,
@@ -59,15 +62,21 @@ def _inside(system: str) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each kernel, file system and test inside."""
     if "inside" in metafunc.fixturenames:
+        sample = set(_inside(_FILE_SYSTEMS[-1], "ci"))
         cases = [
-            (kernel, system, test)
+            pytest.param(
+                kernel,
+                system,
+                test,
+                id=f"{kernel}-{system}-{test.rpartition('/')[2]}",
+                marks=[pytest.mark.ci] if (kernel, system) in _SAMPLED and test in sample else [],
+            )
             for kernel in kernels()
             if kernel != FOREIGN
             for system in _FILE_SYSTEMS
             for test in _inside(system)
         ]
-        ids = [f"{kernel}-{system}-{test.rpartition('/')[2]}" for kernel, system, test in cases]
-        metafunc.parametrize(("kernel", "system", "inside"), cases, ids=ids)
+        metafunc.parametrize(("kernel", "system", "inside"), cases)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from active_restore.config import NO_POLICY, Policy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
     with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
-    ``rows`` is how many rows the catalog has, 0 before it is known.
+    ``rows`` is how many rows the catalog has, 0 before it is known; ``policy`` says who is not served at once.
     """
 
     root: str
@@ -23,6 +25,7 @@ class Territory:
     marker_prefix: bytes
     run_dir: str
     rows: int
+    policy: Policy = NO_POLICY
 
 
 class Interceptor(Protocol):
@@ -55,6 +58,17 @@ class Interceptor(Protocol):
     def adopt(self, territory: Territory) -> bool:
         """Take over what a dead agent left; ``False`` where nothing is left (then ``arm``, ``add`` and ``laid`` follow)."""
 
+    @property
+    def ranges(self) -> str:
+        """What sees accesses to ranges of files, for people; empty where nothing does. Known after ``arm`` or ``adopt``."""
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """From now on who opens these ``(row, size in bytes)`` goes on at once and faults by range; after ``laid``.
+
+        Gives, for the first of them or for all, the memory of its ``presence.Presence``, and whether that is new: a dead
+        agent's is found again as it was. Who accesses pages that are there is not told of, the first writer excepted.
+        """
+
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults in this thread until ``disarm`` or ``leave``. ``on_fault`` may take long and must not raise."""
 
@@ -63,6 +77,15 @@ class Interceptor(Protocol):
 
     def refuse(self, row: int, errno: int, faults: Sequence[Fault]) -> None:
         """Let these waiting tasks go on with an error; the placeholder stays guarded."""
+
+    def filled(self, inode: int) -> None:
+        """The content behind this descriptor is complete, its marker still there: readers need not be asked about it any more.
+
+        Told before ``release``, and only where it is cheap to tell.
+        """
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """After ``adopt``: which of these had their gate opened by an agent that did not live to settle them."""
 
     def settled(self, rows: Sequence[int]) -> None:
         """These are no placeholders any more (or their inodes are gone), and nobody was told of a fault of theirs."""

@@ -6,6 +6,7 @@ tasks go on waiting. The map of waiters is the truth; events only make it fast.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -22,11 +23,12 @@ from active_restore.errors import Busy, TargetError
 from active_restore.intercept import pins
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
+from active_restore.intercept.policy import PolicyMaps
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.linux.inode_numbers import InodeNumbers
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.process import is_alive, name_thread
+from active_restore.linux.process import hurry, is_alive, name_thread
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Fault, Gate, Task
 
@@ -65,6 +67,7 @@ class BpfInterceptor:
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
+    ranges = ""
 
     def __init__(
         self, ring_pages: int = _RING_PAGES, hold: Hold = "ptrace", beside: Callable[[], Beside] | None = None
@@ -147,6 +150,7 @@ class BpfInterceptor:
         self._pins.set_state("STATE_HOLD", abi.load().constants["HOLD_STOP" if self._hold == "sigstop" else "HOLD_SPIN"])
         self._pins.beat()
         self._trust_guard()
+        self._policy = PolicyMaps(self._territory.policy, self._pins.maps["commands"], self._pins.maps["cgroups"])
         self._holder.start()
         self._sweep()
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
@@ -162,6 +166,9 @@ class BpfInterceptor:
     def _live(self) -> None:
         """Beat; and while everybody who serves is busy, take in who comes, so that these are parked and do not spin."""
         name_thread("heartbeat")
+        with contextlib.suppress(OSError):
+            # An old heartbeat stops whole processes: those who spin must not keep it from the processor.
+            hurry()
         beaten = time.monotonic()
         while not self._ending.wait(_BUSY_SECONDS):
             if self._turn.acquire(timeout=_BEAT_SECONDS):
@@ -173,6 +180,7 @@ class BpfInterceptor:
                 beaten = time.monotonic()
                 self._pins.beat()
                 self._trust_guard()
+                self._policy.refresh()
                 self._sweep()
 
     def _trust_guard(self) -> None:
@@ -206,6 +214,10 @@ class BpfInterceptor:
         self._holder.watch(wait)
         self._arrived.append(wait)
 
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """None: whole files are held."""
+        return []
+
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Whoever reads an event serves it; the next thread reads meanwhile."""
         while not self._ending.is_set():
@@ -232,7 +244,7 @@ class BpfInterceptor:
             self._dismiss(wait)
             return
         task = Task(wait.tid, wait.tgid, wait.comm)
-        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range))
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, wait.patient))
 
     def _row_of(self, handle: bytes) -> int | None:
         """The row in the inode's marker; ``None`` where it is no placeholder (a number used again, a settled file)."""
@@ -265,6 +277,13 @@ class BpfInterceptor:
                 self._gates.open(inode, gate)
         for fault in faults:
             self._let_go(fault.task.tid, fault.since_ns)
+
+    def filled(self, inode: int) -> None:
+        """Nothing to do: the gate of readers is a bit."""
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """None: writers and truncate(2) are held until a file is settled, so it may be filled again."""
+        return ()
 
     def settled(self, rows: Sequence[int]) -> None:
         """Open their gates. Who waits at one of them is served like all others, and found to wait for nothing."""

@@ -1,14 +1,15 @@
 """The fanotify interceptor: the kernel holds the task inside open(2) until the event is answered.
 
-The keeper reads events; ``serve`` gets its faults as packets, and answers go straight to the group. Whole files only: an open
-is a fault, so SEEK_DATA, reflinks, mappings and exec need nothing of their own.
-Where the kernel has pre-content events (6.14), truncate(2) by path is held, too.
+The keeper reads events; ``serve`` gets its faults as packets, and answers go straight to the group. An open is a fault, so
+SEEK_DATA, reflinks, mappings and exec need nothing of their own.
+Where the kernel has pre-content events (6.14), truncate(2) by path is held, too, and files may be held by range instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import select
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import copies, keepers, wire
-from active_restore.intercept.guard import answer
+from active_restore.intercept.group import make_group, supported_mask
+from active_restore.intercept.guard import IGNORE, answer
 from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.policy import Judge, Treatment
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
@@ -33,17 +36,6 @@ if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
 
 _log = logging.getLogger(__name__)
-_INIT = (
-    fanotify.FAN_CLASS_PRE_CONTENT
-    | fanotify.FAN_CLOEXEC
-    | fanotify.FAN_UNLIMITED_QUEUE
-    | fanotify.FAN_UNLIMITED_MARKS
-    | fanotify.FAN_REPORT_TID
-)
-# Read-only: a writable event descriptor cannot be had for running programs, read-only mounts or immutable files, and the
-# kernel refuses the task's open where our descriptor fails.
-_EVENT_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NOATIME
-
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
 _LAST_LOOKS = 30
@@ -54,18 +46,6 @@ _NUMBERS_A_PACKET = 4096
 # A ticket is the event's number below, and above how many keepers have died before the one that gave it.
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
-
-
-def supported_mask(group: int, path: str) -> int:
-    """The events that the kernel can hold on the file system of ``path``. Raises ``OSError`` where it is none."""
-    mark = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM
-    unmark = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_FILESYSTEM
-    try:
-        fanotify.mark_path(group, mark, fanotify.FAN_PRE_ACCESS, path)
-    except OSError:
-        return fanotify.FAN_OPEN_PERM
-    fanotify.mark_path(group, unmark, fanotify.FAN_PRE_ACCESS, path)
-    return fanotify.FAN_OPEN_PERM | fanotify.FAN_PRE_ACCESS
 
 
 class FanotifyInterceptor:
@@ -92,12 +72,7 @@ class FanotifyInterceptor:
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
-        try:
-            group = fanotify.init(_INIT, _EVENT_FLAGS)
-        except OSError as error:
-            raise CapabilityMissing(
-                f"fanotify permission events cannot be had ({error.strerror})", "run as root; see: active-restore doctor"
-            ) from error
+        group = make_group()
         try:
             self._arm(group, territory)
         finally:
@@ -119,7 +94,7 @@ class FanotifyInterceptor:
                     f"the file system of {territory.root} cannot be guarded ({error.strerror})",
                     "use ext4, xfs or btrfs; see: active-restore doctor",
                 ) from error
-        self._territory = territory
+        self._territory, self._judge = territory, Judge(territory.policy)
         self._link = keepers.connect(territory.run_dir)
         self._open_passage()
         copies.offer(*self._linked())
@@ -141,6 +116,17 @@ class FanotifyInterceptor:
         self._mark(link.group, territory.root, link.ledger.mask)
         link.ledger.learn()
 
+    @property
+    def ranges(self) -> str:
+        """Pre-content events, from kernel 6.14."""
+        return "pre-content events" if self._linked()[0].ledger.mask & fanotify.FAN_PRE_ACCESS else ""
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
+        hold = self._linked()[0].ledger.hold_range
+        memories = (hold(row, size) for row, size in (files if self.ranges else ()))
+        return list(itertools.takewhile(bool, memories))  # type: ignore[arg-type]
+
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
         keepers.rouse_all(territory.marker_prefix)
@@ -148,7 +134,7 @@ class FanotifyInterceptor:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
             return False
-        self._territory = territory
+        self._territory, self._judge = territory, Judge(territory.policy)
         # Mounted again (a loop device, a reboot of a container), the file system may have another number.
         self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
@@ -158,7 +144,7 @@ class FanotifyInterceptor:
         return True
 
     def _open_passage(self) -> None:
-        """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""
+        """A mount of our own whose opens the kernel does not report."""
         link, territory = self._linked()
         self._passage = PrivateMount(territory.root)
         fanotify.mark_fd(link.group, _PASS, link.ledger.mask, self._passage.root)
@@ -228,7 +214,11 @@ class FanotifyInterceptor:
         """Whatever goes wrong, this thread goes on serving, and the task gets an error instead of waiting for ever."""
         fault = _fault(packet, keeper)
         try:
-            on_fault(fault)
+            treatment = self._judge.of(packet.tid) if self._judge else Treatment.SERVE
+            if treatment is Treatment.REFUSE:
+                self._answer([fault], errno.EAGAIN)
+            else:
+                on_fault(fault._replace(patient=True) if treatment is Treatment.BACKGROUND else fault)
         except Exception:
             _log.exception("a fault could not be handled")
             self._answer([fault], errno.EIO)
@@ -331,6 +321,21 @@ class FanotifyInterceptor:
                 return fault.task
             who = self._linked()[0].ledger.task(number)
         return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
+
+    def filled(self, inode: int) -> None:
+        """Reads raise no event from now on: two of three that a task would wait for. Opens do, until the marker is gone.
+
+        truncate(2) by path is not held any more, either; ``completed`` tells the next agent not to fill that file again.
+        """
+        link, _ = self._linked()
+        if link.ledger.mask & fanotify.FAN_PRE_ACCESS:
+            with contextlib.suppress(OSError):
+                fanotify.mark_fd(link.group, IGNORE, fanotify.FAN_PRE_ACCESS, inode)
+
+    def completed(self, rows: Sequence[int]) -> Sequence[int]:
+        """The ledger outlives agents."""
+        ledger = self._linked()[0].ledger
+        return [row for row in rows if ledger.is_readable(row)]
 
     def settled(self, rows: Sequence[int]) -> None:
         """Nothing to do: the marker is gone or about to go, and it decides."""

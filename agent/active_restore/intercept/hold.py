@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import threading
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept import stopped
 from active_restore.linux import ptrace
-from active_restore.linux.process import is_alive, name_thread
+from active_restore.linux.process import hurry, is_alive, name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from active_restore.intercept.waits import Wait
 
+_log = logging.getLogger(__name__)
 # A fault that is served from a local source takes a fraction of this; a thread spins meanwhile.
 _PARK_AFTER_NS = 1_000_000
 _TICK_SECONDS = 0.001
@@ -32,6 +34,7 @@ _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
 _STOP_SECONDS = 0.05
+_LOOK_SECONDS = 0.00005
 # Thousands of spinning threads get a processor seldom: many are asked to stop before the first is waited for.
 _AT_ONCE = 128
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
@@ -62,6 +65,7 @@ class Holder:
         self._continued: list[tuple[float, Wait]] = []
         self._wake = threading.Event()
         self._ending = False
+        self._polled = 0.0
         self._thread = threading.Thread(target=self._run, name="hold", daemon=True)
 
     def start(self) -> None:
@@ -106,22 +110,31 @@ class Holder:
 
     def _run(self) -> None:
         name_thread("hold")
-        polled = 0.0
+        with contextlib.suppress(OSError):
+            # Those who spin must not keep it from the processor.
+            hurry()
         while not self._ending:
             self._wake.wait(self._pause())
             self._wake.clear()
-            self._detach_freed()
-            due = self._due()
-            for first in range(0, len(due), _AT_ONCE):
-                self._park(due[first : first + _AT_ONCE])
-            if time.monotonic() - polled >= self._poll_pause():
-                self._collect_changes()
-                self._look_for_signals()
-                self._confirm()
-                polled = time.monotonic()
+            try:
+                self._take_turn()
+            except OSError:
+                # Whatever it was: parked threads wait for this one.
+                _log.exception("a thread could not be parked or let go")
         for wait in list(self._parked.values()):
             self._detach(wait.tid, 0)
         # Who has not stopped yet is let go by the kernel when this thread ends.
+
+    def _take_turn(self) -> None:
+        self._detach_freed()
+        due = self._due()
+        for first in range(0, len(due), _AT_ONCE):
+            self._park(due[first : first + _AT_ONCE])
+        if time.monotonic() - self._polled >= self._poll_pause():
+            self._polled = time.monotonic()
+            self._collect_changes()
+            self._look_for_signals()
+            self._confirm()
 
     def _pause(self) -> float | None:
         if self._watched:
@@ -231,7 +244,8 @@ def _stops(tids: set[int]) -> dict[int, int]:
                 if status is not None:
                     found[tid] = status
         tids = tids - found.keys()
-        os.sched_yield()
+        # We go before all others: they need the processor to stop.
+        time.sleep(_LOOK_SECONDS)
     return found
 
 

@@ -12,8 +12,9 @@ CONFIRM_SECONDS = (0.02, 0.2, 1.0)
 
 
 def proceed(tgid: int) -> None:
-    """SIGCONT to a process; one that is gone is no error."""
-    with contextlib.suppress(ProcessLookupError):
+    """SIGCONT to a process, which also takes away a stop that it has not obeyed yet; one that is gone is no error."""
+    # Not only ESRCH: the number may have been given to a thread meanwhile (EINVAL).
+    with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(tgid)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
@@ -30,10 +31,12 @@ def is_stopped(tgid: int) -> bool:
 
 def resume_all(tgids: set[int]) -> None:
     """Continue these, also if their stop arrives a little later than this; done when none of them is stopped."""
-    for delay in (0.0, *CONFIRM_SECONDS):
-        time.sleep(delay)
-        tgids = {tgid for tgid in tgids if is_stopped(tgid)}
+    for tgid in tgids:
+        proceed(tgid)
+    for delay in CONFIRM_SECONDS:
         if not tgids:
             return
+        time.sleep(delay)
+        tgids = {tgid for tgid in tgids if is_stopped(tgid)}
         for tgid in tgids:
             proceed(tgid)

@@ -19,11 +19,15 @@ _TID = struct.Struct("=I")
 _ABI = abi.load()
 _WAIT, _ORDER = _ABI.structs["wait"], _ABI.structs["order"]
 _STOP = _ABI.constants["HOLD_STOP"]
+_PATIENT = _ABI.constants["POLICY_BACKGROUND"]
 _UNKNOWN = (1 << 64) - 1
 
 
 class Wait(NamedTuple):
-    """One wait of one thread; ``tid`` and ``since_ns`` name it. ``stopped``: its process was told to stop."""
+    """One wait of one thread; ``tid`` and ``since_ns`` name it. ``stopped``: its process was told to stop.
+
+    ``patient`` is as in ``model.Fault``.
+    """
 
     tid: int
     tgid: int
@@ -34,6 +38,7 @@ class Wait(NamedTuple):
     range: tuple[int, int] | None
     comm: str
     stopped: bool
+    patient: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -55,6 +60,7 @@ def decode(raw: bytes) -> Wait:
         span,
         wait["comm"].split(b"\0", 1)[0].decode(errors="replace"),
         wait["hold"] == _STOP,
+        wait["policy"] == _PATIENT,
     )
 
 

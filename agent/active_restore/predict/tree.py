@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from active_restore.catalog import State
 from active_restore.linux.files import open_in_root
 from active_restore.marker import marker_row
-from active_restore.placeholder import open_ours, read_marker
+from active_restore.placeholder import read_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Look:
 
     def open(self) -> IO[bytes]:
         """The content; only where it is not ``missing``."""
-        return os.fdopen(open_ours(self._inode, os.O_RDONLY | os.O_NOATIME), "rb")
+        return open(f"/proc/self/fd/{self._inode}", "rb", opener=_quietly)
 
 
 class Tree:
@@ -65,7 +65,7 @@ class Tree:
 
     def row_of(self, inode: int) -> int:
         """The row in the marker of this inode, or -1."""
-        value = read_marker(inode)
+        value = read_marker(f"/proc/self/fd/{inode}")
         if value is None or not value.startswith(self._prefix):
             return -1
         try:
@@ -106,3 +106,7 @@ class Tree:
         finally:
             os.close(fd)
         return sorted(map(os.fsencode, names))
+
+
+def _quietly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOATIME)

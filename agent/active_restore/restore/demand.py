@@ -24,6 +24,7 @@ from active_restore.linux import tasks
 from active_restore.linux.latency import Wakefulness
 from active_restore.model import Fault, Gate, Intent, Lane, Task
 from active_restore.placeholder import open_inode, unmark
+from active_restore.restore.patience import Patience
 from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
 from active_restore.restore.settle import Filled, settle_for_writer
 from active_restore.restore.writer import Claim, Filling
@@ -51,22 +52,24 @@ _LAST_RETRY_S = 15.0
 class Answers(NamedTuple):
     """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
 
-    ``describe(fault)`` tells who waits.
+    ``describe(fault)`` tells who waits; ``filled(descriptor)`` takes note of complete content before ``release``.
     """
 
     release: Callable[[int, Gate, Sequence[Fault]], None]
     refuse: Callable[[int, int, Sequence[Fault]], None]
     describe: Callable[[Fault], Task]
+    filled: Callable[[int], None]
 
 
 class Demand:
-    """``on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
+    """``patience.on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
 
     def __init__(self, shop: Workshop, answers: Answers, source: Source, fault_timeout_s: float, on_served: Served) -> None:
         self._on_served = on_served
         self._shop = shop
         self._answers = answers
         self._source = source
+        self.patience = Patience(shop.board, self.on_fault)
         self._timeout_ns = int(fault_timeout_s * 1e9)
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Fault]] = {}
@@ -100,10 +103,11 @@ class Demand:
             return
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
-            # Wanted: it stays in the page cache.
-            self._shop.board.urgent[row] = 1
             self._answers.release(row, Gate.READ, [fault])
-            self._on_served(row, was_there=True)
+            if not fault.patient:
+                # Wanted: it stays in the page cache, and what it needs is looked for.
+                self._shop.board.urgent[row] = 1
+                self._on_served(row, was_there=True)
             return
         with self._lock:
             if known:
@@ -218,7 +222,7 @@ class Demand:
         except (ContentError, SourceUnavailable):
             filling.abort()
             raise
-        filling.finish()
+        filling.finish(self._answers.filled)
         self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size)
 
     def _let_go_on(self, file: FileRow, filling: Filling) -> None:
@@ -252,7 +256,8 @@ class Demand:
         for fault in faults:
             self._shop.tally.fault()
             task = self._answers.describe(fault)
-            self._shop.reporter.event(FaultServed(file.ref.path, task, (now - fault.since_ns) / 1e6, Lane.DEMAND))
+            lane = Lane.BACKGROUND if fault.patient else Lane.DEMAND
+            self._shop.reporter.event(FaultServed(file.ref.path, task, (now - fault.since_ns) / 1e6, lane))
 
     def _refuse_file(self, file: FileRow, error: ContentError) -> None:
         """The backup does not have this content (any more): the placeholder stays, tasks get an errno."""
@@ -355,6 +360,7 @@ class Demand:
         now = time.monotonic_ns()
         with self._lock:
             faults = [(row, fault) for row, faults in self._waiting.items() for fault in faults]
+        faults += [(fault.row, fault) for fault in self.patience.waiting()]
         faults.sort(key=lambda entry: entry[1].since_ns)
         return [
             Waiting(self._shop.catalog.path(row), task, (now - fault.since_ns) / 1e6)
@@ -363,7 +369,8 @@ class Demand:
         ]
 
     def rest(self) -> None:
-        """Called now and then: where nobody has waited for a while, processors may sleep again."""
+        """Called now and then: patient tasks go on where they can, and after a while without faults processors may sleep."""
+        self.patience.look()
         if time.monotonic() - self._last_fault > _AWAKE_SECONDS:
             self._wakefulness.end()
 

@@ -44,7 +44,7 @@ class ExistingTree:
         try:
             found = os.fstat(inode)
             same = stat.S_ISREG(found.st_mode) and found.st_size == node.size and found.st_nlink == 1
-            if not same or read_marker(inode) is not None:
+            if not same or read_marker(f"/proc/self/fd/{inode}") is not None:
                 return False
             if self._content:
                 return self._same_content(inode, node)

@@ -70,7 +70,7 @@ class Laying:
         self._catalog.clear()
         nodes = plan.selected(self._source, self.choose(), options)
         rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
-        self.job = self.job.in_phase("revealing")
+        self.job = self.job.in_phase("revealing" if self.job.phase == "lost" else "restoring")
 
     def lay(
         self,
@@ -86,7 +86,6 @@ class Laying:
         """
         options = self.job.options
         self._catalog.clear()
-        self.job.mark_target()
         staging = make_staging(options.target, self.job.restore_id)
         outcome = Outcome(add, self._telling.problem, self._telling.warn)
         process.begin(self._catalog.file_path, staging, self.job.marker_prefix, outcome, inode_numbers=inode_numbers)
@@ -126,6 +125,15 @@ class Laying:
     def take_back(self) -> None:
         """Nothing was visible yet: remove what was laid."""
         remove_staging(self.job.options.target, self.job.restore_id)
+
+    @contextlib.contextmanager
+    def staged(self, passage: int) -> Iterator[int]:
+        """What was laid, before it is revealed: a directory by the interceptor's ``passage``."""
+        inside = os.open(staging_name(self.job.restore_id), _DIRECTORY, dir_fd=passage)
+        try:
+            yield inside
+        finally:
+            os.close(inside)
 
     def reveal(self) -> None:
         """Make it visible, then give kept files and the root the snapshot's metadata."""

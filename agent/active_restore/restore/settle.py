@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
-from active_restore.placeholder import open_ours, unmark
+from active_restore.placeholder import unmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,40 +31,23 @@ _SINGLES = 4
 
 
 class Filled(NamedTuple):
-    """A file whose content is complete; ``inode`` is an O_PATH descriptor that settling closes; ``size`` in bytes."""
+    """A file whose content is complete; ``inode`` is a descriptor of ``open_inode`` that settling closes; ``size`` in bytes."""
 
     row: int
     inode: int
     size: int
 
 
-def make_durable(inode: int) -> None:
-    """fdatasync(2) of the inode behind an O_PATH descriptor. Read-only, so that nobody meets ETXTBSY."""
-    fd = open_ours(inode, os.O_RDONLY)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
-
-
 def forget_pages(inode: int) -> None:
     """Give the room of a durable file in the page cache to others: nobody has asked for it. Mapped pages stay."""
-    fd = open_ours(inode, os.O_RDONLY | os.O_NOATIME)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+    os.posix_fadvise(inode, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def settle_for_writer(inode: int) -> None:
     """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3)."""
-    fd = open_ours(inode, os.O_RDONLY)
-    try:
-        os.fdatasync(fd)
-        unmark(inode)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    os.fdatasync(inode)
+    unmark(inode)
+    os.fsync(inode)
 
 
 class Settler:
@@ -130,7 +113,7 @@ class Settler:
     def _settle(self, batch: list[Filled]) -> None:
         if len(batch) <= _SINGLES:
             for filled in batch:
-                make_durable(filled.inode)
+                os.fdatasync(filled.inode)
         else:
             sync_filesystem(self._mount)
         rows = [filled.row for filled in batch]

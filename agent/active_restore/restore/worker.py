@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -24,7 +24,7 @@ from active_restore.placeholder import unmark
 from active_restore.restore import frames
 from active_restore.restore.board import Board
 from active_restore.restore.pace import Pace, Stopped
-from active_restore.restore.settle import forget_pages, make_durable
+from active_restore.restore.settle import forget_pages
 from active_restore.restore.writer import Claim, Filling
 from active_restore.source.open import attach
 
@@ -74,7 +74,7 @@ class Syncer:
         self._closing = False
 
     def add(self, filled: list[tuple[int, int, int]]) -> None:
-        """These (row, O_PATH descriptor, size) are filled."""
+        """These (row, descriptor, size) are filled."""
         with self._changed:
             self._fresh.extend((row, inode) for row, inode, _ in filled)
             self._fresh_bytes += sum(size for _, _, size in filled)
@@ -96,7 +96,7 @@ class Syncer:
                 batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
             if len(batch) <= _FEW:
                 for _, inode in batch:
-                    make_durable(inode)
+                    os.fdatasync(inode)
             else:
                 sync_filesystem(self._mount)
             with self._changed:
@@ -123,10 +123,29 @@ class Syncer:
             self._changed.notify_all()
 
 
+class Place(Protocol):
+    """Where and how fast files are filled, and whose bytes they count as (``number``)."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def mount_fd(self) -> int: ...
+
+    @property
+    def marker_prefix(self) -> bytes: ...
+
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def pace(self) -> Pace: ...
+
+
 class Batch:
     """One job being filled: keeps at most one file claimed at a time."""
 
-    def __init__(self, setup: Setup, files: list[FileRow]) -> None:
+    def __init__(self, setup: Place, files: list[FileRow]) -> None:
         self._setup = setup
         self._files = files
         self._filling: Filling | None = None
@@ -136,7 +155,7 @@ class Batch:
         self.filled: list[tuple[int, int, int]] = []
 
     def fill(self, reader: Reader) -> None:
-        """Fill all; every file gets into ``filled`` (row, O_PATH descriptor, size) or ``others``. Raises ``Stopped``."""
+        """Fill all; every file gets into ``filled`` (row, descriptor, size) or ``others``. Raises ``Stopped``."""
         try:
             for at, item in reader.read_many([file.ref for file in self._files]):
                 self._take(at, item)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from active_restore.config import Existing, InterceptorName, RestoreOptions, Throttle
+from active_restore.config import Existing, InterceptorName, Policy, RestoreOptions, Throttle
+from active_restore.rate import parse_size
 from active_restore.schedule import parse_schedule
-from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, HostName, Limit, TopicPrefix
+from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, Crowd, HostName, Limit, Size, TopicPrefix
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
@@ -36,6 +37,9 @@ class RestoreTable(Table):
     limit: Limit = "0"
     throttle: Annotated[Throttle, _one_of(Throttle)] = "off"
     fault_timeout: Seconds = 600.0
+    ranges: Texts = ()
+    range_threshold: Size = "16MiB"
+    head_start: Annotated[float, Field(ge=0, le=60, description="0 to 60 (seconds)")] = 1.0
 
 
 class NamedRestore(RestoreTable):
@@ -65,6 +69,9 @@ class NamedRestore(RestoreTable):
             limit_windows=limit.windows,
             throttle=self.throttle,
             fault_timeout_s=self.fault_timeout,
+            ranges=self.ranges,
+            range_threshold_bytes=parse_size(self.range_threshold),
+            head_start_s=self.head_start,
         )
 
 
@@ -82,6 +89,17 @@ class RelaxTable(Table):
     changes: Flag = True
     learn: Annotated[float, Field(ge=0, le=86400, description="0 to 86400 (seconds; 0: always)")] = 600.0
     ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
+
+
+class PolicyTable(Table):
+    """``[policy]``: tasks that are not served at once. What is said about a cgroup goes before what is said about a command."""
+
+    background: Crowd = ()
+    refuse: Crowd = ()
+
+    def policy(self) -> Policy:
+        """The same as a value."""
+        return Policy(self.background, self.refuse)
 
 
 class MqttTable(Table):
@@ -138,6 +156,7 @@ class Settings(Table):
     restore: RestoreTable = RestoreTable()
     restores: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], NamedRestore] = {}
     service: ServiceTable = ServiceTable()
+    policy: PolicyTable = PolicyTable()
     relax: RelaxTable = RelaxTable()
     mqtt: MqttTable = MqttTable()
     metrics: MetricsTable = MetricsTable()

@@ -65,6 +65,7 @@ def test_ordinary_task_is_held_by_bpf(guarded: Guarded) -> None:
     assert _by_guard(guarded) == [False]
 
 
+@pytest.mark.ci
 def test_traced_task(guarded: Guarded) -> None:
     path = guarded.lay_now("traced", CONTENT)
     assert Child("strace", "-o", "/dev/null", "cat", path).finish() == CONTENT.decode()
@@ -78,6 +79,7 @@ def test_task_with_a_handler_for_sigcont(guarded: Guarded) -> None:
     assert _by_guard(guarded) == [True]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("setup_flags", "entry_flags"), [("0", "0"), ("0", "16"), ("2", "0")], ids=["inline", "worker", "kernel thread"]
 )
@@ -87,6 +89,7 @@ def test_io_uring(guarded: Guarded, setup_flags: str, entry_flags: str) -> None:
     assert _by_guard(guarded) == [True]
 
 
+@pytest.mark.ci
 def test_usermode_helper(guarded: Guarded) -> None:
     """The kernel itself starts the program that takes core dumps."""
     path = guarded.lay_now("core", b"#!/bin/sh\ncat > /dev/null\ntouch /run/core-was-taken\n", 0o755)

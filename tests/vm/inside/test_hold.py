@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 CONTENT = b"what the backup holds\n" * 1000
 
 
+@pytest.mark.ci
 def test_reader_gets_content(guarded: Guarded) -> None:
     path = guarded.lay_now("plain", CONTENT)
     assert Child("cat", path).finish() == CONTENT.decode()
 
 
+@pytest.mark.ci
 def test_parked_reader_gets_content(guarded: Guarded) -> None:
     row = guarded.lay("slow", CONTENT)
     child = Child("cat", guarded.paths[row])
@@ -61,6 +63,7 @@ def test_refusal_is_an_errno(guarded: Guarded, code: int) -> None:
     assert again.finish() == ""
 
 
+@pytest.mark.ci
 def test_readers_pass_before_writers(guarded: Guarded) -> None:
     row = guarded.lay("half", CONTENT)
     reader = python("import sys; print(len(open(sys.argv[1], 'rb').read()))", guarded.paths[row])
@@ -78,6 +81,7 @@ def test_readers_pass_before_writers(guarded: Guarded) -> None:
     assert guarded.paths[row].read_bytes()[:4] == b"mine"
 
 
+@pytest.mark.ci
 def test_truncate_by_path_waits(guarded: Guarded) -> None:
     row = guarded.lay("cut", CONTENT)
     child = python("import os, sys; os.truncate(sys.argv[1], 10)", guarded.paths[row])
@@ -89,6 +93,7 @@ def test_truncate_by_path_waits(guarded: Guarded) -> None:
     assert guarded.paths[row].read_bytes() == CONTENT[:10]
 
 
+@pytest.mark.ci
 def test_many_threads_of_one_process(guarded: Guarded) -> None:
     row = guarded.lay("shared", CONTENT)
     code = """
@@ -106,6 +111,7 @@ def test_many_threads_of_one_process(guarded: Guarded) -> None:
     assert child.finish() == "20\n"
 
 
+@pytest.mark.ci
 def test_sibling_threads_see_no_interruption(guarded: Guarded) -> None:
     """The raw system calls, because Python repeats interrupted ones by itself."""
     row = guarded.lay("sibling", CONTENT)
@@ -134,6 +140,7 @@ def test_sibling_threads_see_no_interruption(guarded: Guarded) -> None:
     assert child.finish().splitlines() == ["waiting", str(len(CONTENT)), "1"]
 
 
+@pytest.mark.ci
 def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
     row = guarded.lay("parent", CONTENT)
     code = """
@@ -155,6 +162,7 @@ def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
     assert child.finish().splitlines()[1] == "['0x700']"
 
 
+@pytest.mark.ci
 def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) -> None:
     import pexpect
 
@@ -183,6 +191,7 @@ def test_signal_ends_a_waiting_task(guarded: Guarded, number: signal.Signals) ->
     until(lambda: not guarded.waiting(), "the end of the wait")
 
 
+@pytest.mark.ci
 def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
     row = guarded.lay("alarm", CONTENT)
     code = """
@@ -199,6 +208,7 @@ def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
     assert sorted(child.finish().splitlines()) == [str(len(CONTENT)), "handled"]
 
 
+@pytest.mark.ci
 def test_users_stop_is_honoured(guarded: Guarded) -> None:
     row = guarded.lay("stopped", CONTENT)
     child = Child("cat", guarded.paths[row])
@@ -211,6 +221,7 @@ def test_users_stop_is_honoured(guarded: Guarded) -> None:
     assert child.finish() == CONTENT.decode()
 
 
+@pytest.mark.ci
 def test_exec_of_a_placeholder(guarded: Guarded) -> None:
     with open("/bin/echo", "rb") as program:
         path = guarded.lay_now("program", program.read(), 0o755)
@@ -222,6 +233,7 @@ def test_script_of_a_placeholder(guarded: Guarded) -> None:
     assert Child(path, "ran").finish() == "ran\n"
 
 
+@pytest.mark.ci
 def test_vfork_child_and_its_parent(guarded: Guarded) -> None:
     """posix_spawn suspends the parent until the child has started the placeholder."""
     with open("/bin/true", "rb") as program:
@@ -235,6 +247,7 @@ def test_init_of_a_container(guarded: Guarded) -> None:
     assert Child("unshare", "--fork", "--pid", "--mount-proc", "cat", path).finish() == CONTENT.decode()
 
 
+@pytest.mark.ci
 def test_frozen_cgroup(guarded: Guarded) -> None:
     group = "/sys/fs/cgroup/active-restore-test"
     os.makedirs(group, exist_ok=True)
@@ -266,6 +279,7 @@ def test_seccomp_locked_task(guarded: Guarded) -> None:
     assert python(code, path).finish() == f"{len(CONTENT)}\n"
 
 
+@pytest.mark.ci
 def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
     """The bit of a deleted placeholder is still set when its inode number is given to a new file."""
     row = guarded.lay("deleted", CONTENT)
@@ -294,6 +308,7 @@ def test_agent_never_waits_for_itself(guarded: Guarded) -> None:
     assert guarded.of(row) == []
 
 
+@pytest.mark.ci
 def test_settled_in_the_background(guarded: Guarded) -> None:
     """Nobody waited for these; their gates are opened together."""
     rows = [guarded.lay(f"settled{number}", CONTENT) for number in range(200)]

@@ -64,6 +64,7 @@ def _write(root: Path) -> None:
         os.utime(root / name, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.ci
 def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     target = disk / "whole"
     command = rig.hold(target)

@@ -1,0 +1,55 @@
+"""Tasks that the policy of the machine does not serve at once: they wait until the background comes by, and promote nothing.
+
+A crawler that opens everything would else fetch everything, before what services need.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from active_restore.catalog import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from active_restore.model import Fault
+    from active_restore.restore.board import Board
+
+
+class Patience:
+    """``on_fault`` is called by the interceptor's threads, ``look`` now and then by the thread that waits for the background.
+
+    ``serve`` gets every fault that need not wait, or not any longer.
+    """
+
+    def __init__(self, board: Board, serve: Callable[[Fault], None]) -> None:
+        self._board = board
+        self._serve = serve
+        self._lock = threading.Lock()
+        self._waiting: list[Fault] = []
+
+    def on_fault(self, fault: Fault) -> None:
+        """Keep it, or hand it on."""
+        if fault.patient and self._must_wait(fault):
+            with self._lock:
+                self._waiting.append(fault)
+            return
+        self._serve(fault)
+
+    def _must_wait(self, fault: Fault) -> bool:
+        return 0 <= fault.row < self._board.rows and self._board.state[fault.row] == State.LAID
+
+    def look(self) -> None:
+        """Hand on those whose file is there by now, or cannot be had."""
+        if not self._waiting:
+            return
+        with self._lock:
+            faults, self._waiting = self._waiting, []
+        for fault in faults:
+            self.on_fault(fault)
+
+    def waiting(self) -> list[Fault]:
+        """Who waits."""
+        with self._lock:
+            return list(self._waiting)
