@@ -15,7 +15,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
-from active_restore.errors import ActiveRestoreError, SourceUnavailable, TargetError
+from active_restore.errors import ActiveRestoreError, TargetError
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
@@ -28,24 +28,28 @@ from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
-from active_restore.restore.shop import Rows, Workshop, open_shop
+from active_restore.restore.ranges.choose import chosen
+from active_restore.restore.ranges.lane import RangeLane
+from active_restore.restore.shop import Rows, open_shop
 from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.settings.file import load
+from active_restore.source.open import local_paths
+from active_restore.source.reachable import await_reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from active_restore.config import LimitWindow
     from active_restore.intercept.base import Interceptor
-    from active_restore.model import Problem
+    from active_restore.model import Fault, Problem
     from active_restore.restore.job import Job
     from active_restore.restore.layer_process import LayerProcess
     from active_restore.restore.progress import Phase, Reporter
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Source
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.1
-_SOURCE_SECONDS = 1.0
 _MAX_WORKERS = 2
 
 
@@ -69,6 +73,7 @@ class Run:
         self._demand: Demand | None = None
         self._background: Background | None = None
         self._predicted: PredictedLane | None = None
+        self._ranges: RangeLane | None = None
         self._ticker: Ticker | None = None
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
@@ -150,10 +155,13 @@ class Run:
         options = self._job.options
         lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
         demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
+        ranges = self._ranges = RangeLane(shop, answers, self._source, options.fault_timeout_s, interceptor.settled)
+        ranges.load(chosen(self._job, self._catalog, self._source, passage), interceptor.hold_ranges, interceptor.ranges)
         self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
+        on_fault = ranges.before(demand.patience.on_fault)
         for number in range(interceptor.serve_threads):
-            self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
+            self._start(f"demand-{number}", lambda: _serve(interceptor, demand, on_fault))
         try:
             return self._go_on(laying, passage, interceptor, lane)
         except BaseException as error:
@@ -170,6 +178,8 @@ class Run:
         assert shop is not None
         assert demand is not None
         if self._job.phase == "revealing":
+            if self._layer is not None and self._job.options.existing == "refuse":
+                self._give_head_start(laying, passage, lane)
             laying.reveal()
         self._phase = "restoring"
         self._reporter.event(Ready(time.monotonic() - self._started))
@@ -179,6 +189,11 @@ class Run:
         self._fill(shop, demand, interceptor, lane)
         return self._end(shop, interceptor, demand)
 
+    def _give_head_start(self, laying: Laying, passage: int, lane: PredictedLane) -> None:
+        with laying.staged(passage) as inside:
+            lane.follow(self._job.options.order, self._source, inside)
+            lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
+
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
         rows = Rows(interceptor.settled, interceptor.completed)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
@@ -187,17 +202,22 @@ class Run:
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
-        if not self._await_source():
+        if not await_reachable(self._source, self._stopping, self._warn):
             return
+        ranges = self._ranges
+        assert ranges is not None
         hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
-        places = [self._job.options.target, *_local_path(self._source.url)]
+        pids, awaited = (lambda: background.pids() + lane.pids()), (lambda: demand.awaited + ranges.awaited)
+        counters = Counters(pids, lambda: shop.tally.faults, awaited)
+        places = [self._job.options.target, *local_paths(self._source.url)]
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
-        lane.start(hooks, self._job.options.order, self._source)
+        lane.follow(self._job.options.order, self._source)
+        lane.start(hooks)
+        ranges.start(demand.note_refused)
         with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             # The user may have set another one while it was made.
             self._ticker.limits = self._limits
@@ -212,20 +232,6 @@ class Run:
             for server in servers:
                 server.join()
         demand.patience.look()
-
-    def _await_source(self) -> bool:
-        """Until content can be had: the guard may stand before the source does. ``False`` when we are stopped."""
-        told = ""
-        while not self._stopping.is_set():
-            try:
-                self._source.reader().close()
-                return True
-            except SourceUnavailable as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._warn(f"the source cannot be reached, the background waits: {told}")
-                self._stopping.wait(_SOURCE_SECONDS)
-        return False
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
@@ -254,11 +260,16 @@ class Run:
         """Say how the guard goes on, then end our threads."""
         self._parted = True
         demand.stop()
+        for other in (self._ranges, self._predicted):
+            if other is not None:
+                other.stop()
         farewell()
         shop.settler.close()
         for thread in self._threads:
             thread.join()
         demand.close()
+        if self._ranges is not None:
+            self._ranges.close()
         if self._predicted is not None:
             self._predicted.close()
 
@@ -314,7 +325,7 @@ class Run:
         missing = [row for row in rows if shop.board.state[row] == State.LAID]
         if self._background is not None:
             self._background.promote(missing)
-        return len(missing)
+        return len(missing) + (self._ranges.promote(rows) if self._ranges else 0)
 
     def _shop_now(self) -> Workshop:
         if self._shop is None:
@@ -326,8 +337,8 @@ class Run:
         options = self._job.options
         name = self._interceptor.name if self._interceptor else ""
         seconds = time.monotonic() - self._started
-        shop, demand = self._shop, self._demand
-        if shop is None or demand is None:
+        shop, demand, ranges = self._shop, self._demand, self._ranges
+        if shop is None or demand is None or ranges is None:
             return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
         tally = shop.tally
         lanes = tally.lanes()
@@ -350,24 +361,19 @@ class Run:
             eta_s=left / rate if rate > 0 and left else None,
             paused=shop.board.paused,
             limit_bytes_per_s=shop.board.rate_bytes_per_s,
-            source_unreachable_s=demand.unreachable_s,
+            source_unreachable_s=max(demand.unreachable_s, ranges.unreachable_s),
             lanes=lanes,
-            waiting=tuple(demand.waiting()),
+            waiting=(*demand.waiting(), *ranges.waiting()),
+            ranges=ranges.count(),
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
 
 
-def _local_path(url: str) -> list[str]:
-    """Where a source lies on this machine; nothing for one behind a network."""
-    path = url.partition(":")[2]
-    return [path] if path.startswith("/") else []
-
-
-def _serve(interceptor: Interceptor, demand: Demand) -> None:
+def _serve(interceptor: Interceptor, demand: Demand, on_fault: Callable[[Fault], None]) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
     name_thread("ar-demand")
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()
-    interceptor.serve(demand.patience.on_fault)
+    interceptor.serve(on_fault)
