@@ -24,7 +24,8 @@ _CONCURRENCY = 5
 _DROPPING = 6
 _DEMAND = 7
 _MOVED = 8
-_MAX_WORKERS = 55
+_MAX_WORKERS = 54
+_MEEK = 62
 _GUESSING = 63
 _HEADER_BYTES = 512
 
@@ -125,6 +126,15 @@ class Board:
     @dropping.setter
     def dropping(self, value: bool) -> None:
         self._words[_DROPPING] = int(value)
+
+    @property
+    def meek(self) -> bool:
+        """Whether workers should leave the processors to whoever else wants them."""
+        return bool(self._words[_MEEK])
+
+    @meek.setter
+    def meek(self, value: bool) -> None:
+        self._words[_MEEK] = int(value)
 
     @property
     def demand_ns(self) -> int:
