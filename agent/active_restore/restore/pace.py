@@ -98,7 +98,7 @@ class Pace:
         limit, pace, share = board.rate_bytes_per_s, board.pace_bytes_per_s, board.concurrency
         if not self._mannered:
             pace = 0
-        if limit and not self._limit.ready(limit / (share + board.guessing)):
+        if limit and not self._limit.ready(limit / (share + board.guessing + board.ranging)):
             return False
         if pace and not self._manners.ready(pace / share):
             return False
