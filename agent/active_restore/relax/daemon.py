@@ -80,7 +80,7 @@ class Daemon:
         notify(f"WATCHDOG=1\nSTATUS={there} of {len(self._watched)} directories are watched")
 
     def _hear(self, wake: int, unmounts: int, desk: Desk) -> None:
-        """Until it is time to look again."""
+        """Until it is time to look again, or to tell something new."""
         until = min([time.monotonic() + _LOOK_S, *(watched.due for watched in self._watched)])
         rested = 0.0
         while not (self._stopping or self._hurried) and (left := until - time.monotonic()) > 0:
@@ -99,6 +99,7 @@ class Daemon:
                     does[fd]()
                 elif fd == unmounts:
                     self._unmounted(unmounts)
+                    until = 0.0
                 elif fd == wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 4096)

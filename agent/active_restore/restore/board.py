@@ -24,8 +24,9 @@ _CONCURRENCY = 5
 _DROPPING = 6
 _DEMAND = 7
 _MOVED = 8
-_MAX_WORKERS = 53
-_RANGING_WORKER = 53
+_MAX_WORKERS = 52
+_RANGING_WORKER = 52
+_MEEK = 61
 _RANGING = 62
 _GUESSING = 63
 _HEADER_BYTES = 512
@@ -127,6 +128,15 @@ class Board:
     @dropping.setter
     def dropping(self, value: bool) -> None:
         self._words[_DROPPING] = int(value)
+
+    @property
+    def meek(self) -> bool:
+        """Whether workers should leave the processors to whoever else wants them."""
+        return bool(self._words[_MEEK])
+
+    @meek.setter
+    def meek(self, value: bool) -> None:
+        self._words[_MEEK] = int(value)
 
     @property
     def demand_ns(self) -> int:
