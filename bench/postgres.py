@@ -52,11 +52,15 @@ class Cluster:
         socket.mkdir(exist_ok=True)
         shutil.chown(socket, "postgres")
 
-    def make(self, scale: int) -> None:
-        """Fill a new one; ``scale`` is pgbench's: 100,000 accounts each."""
+    def make_empty(self) -> None:
+        """A new one."""
         self._data.mkdir(parents=True)
         shutil.chown(self._data, "postgres")
         self._run("initdb", "--no-sync", "--auth=trust", "--locale=C.UTF-8", "-D", str(self._data))
+
+    def make(self, scale: int) -> None:
+        """Fill a new one; ``scale`` is pgbench's: 100,000 accounts each."""
+        self.make_empty()
         with self.running("-c fsync=off -c wal_level=minimal -c max_wal_size=128MB -c min_wal_size=32MB"):
             arguments = ("--initialize", "--quiet", f"--scale={scale}", f"--partitions={_PARTITIONS}", "--no-vacuum")
             self._run("pgbench", *arguments, "-h", str(self._socket), "postgres")

@@ -37,13 +37,16 @@ CREATE TABLE IF NOT EXISTS problem(path BLOB NOT NULL, errno INTEGER NOT NULL, d
 
 
 class State(IntEnum):
-    """Of a file. Stored (but not LAID): only append. ``FILLED`` lives in memory only: content complete but not durable."""
+    """Of a file. Stored (but not LAID): only append. Two live in memory only: ``FILLED`` (complete but not durable) and
+    ``RANGED`` (LAID, but filled page by page: see ``restore.ranges``).
+    """
 
     LAID = 0
     FILLED = 1
     SETTLED = 2
     GONE = 3
     REFUSED = 4
+    RANGED = 5
 
 
 class FileRow(NamedTuple):
@@ -215,6 +218,12 @@ class Catalog:
         """(row, size, state) in the order in which the source is read cheapest."""
         query = "SELECT row,size,coalesce(state,?) FROM file LEFT JOIN progress USING(row) ORDER BY place,row"
         yield from self._reader().execute(query, (int(State.LAID),))
+
+    def large_rows(self, size: int) -> list[int]:
+        """Placeholders of at least this many bytes that may be unrestored."""
+        query = "SELECT row FROM file LEFT JOIN progress USING(row) WHERE size>=? AND coalesce(state,?) IN (?,?) ORDER BY place"
+        states = (int(State.LAID), int(State.LAID), int(State.REFUSED))
+        return [row for (row,) in self._reader().execute(query, (size, *states))]
 
     def set_states(self, rows: Iterable[int], state: State) -> None:
         """One durable transaction."""

@@ -11,6 +11,7 @@ Existing = Literal["refuse", "metadata", "content"]
 InterceptorName = Literal["auto", "bpf", "fanotify"]
 Hold = Literal["ptrace", "sigstop"]
 Throttle = Literal["auto", "off"]
+RANGE_THRESHOLD_BYTES = 16 << 20
 
 
 def state_root() -> Path:
@@ -64,6 +65,7 @@ class RestoreOptions:
     ``order`` is a file with a recorded order, empty for the snapshot's own; ``head_start_s`` bounds the time in which its
     first files are restored before all is ready;
     ``connections`` is how many requests at a time a remote source gets (0: as many as there is use for);
+    ``ranges`` are patterns of files that are restored by range from ``range_threshold_bytes`` on;
     ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached; ``hold`` is how BPF holds them.
     """
 
@@ -84,3 +86,5 @@ class RestoreOptions:
     order: str = ""
     head_start_s: float = 1.0
     connections: int = 0
+    ranges: tuple[str, ...] = ()
+    range_threshold_bytes: int = RANGE_THRESHOLD_BYTES

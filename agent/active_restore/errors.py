@@ -97,6 +97,13 @@ class NotRunning(ActiveRestoreError):
     code = "not_running"
 
 
+class ScanNeeded(ActiveRestoreError):
+    """What has changed is not known: everything may have."""
+
+    exit_code = 20
+    code = "scan_needed"
+
+
 class Interrupted(ActiveRestoreError):
     """A signal ended the restore; ``resume`` goes on."""
 

@@ -78,18 +78,25 @@ class Lane(enum.IntEnum):
 
 
 class Intent(enum.IntEnum):
-    """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice."""
+    """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice.
+
+    Of files by range alone: CHANGE writes in the range of the fault and nowhere else (an open: may do so later), MAP maps
+    the range and may write to it at any time from then on.
+    """
 
     READ = 0
     WRITE = 1
     TRUNCATE = 2
+    CHANGE = 3
+    MAP = 4
 
 
 class Gate(enum.IntEnum):
-    """Who may go on: those who only read (content complete), or all (content durable, marker removed)."""
+    """Who may go on: those who only read (content complete), all (content durable, marker removed), or these tasks alone."""
 
     READ = 0
     ALL = 1
+    NONE = 2
 
 
 class Task(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rates as people write them."""
+"""Rates and sizes as people write them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def parse_rate(text: str) -> int:
     if value > _MAX_RATE or 0 < value < 1:
         raise UsageError(f"rate {text!r} is out of range", hint)
     return int(value)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``16MiB``, ``50MB``, ``1000``. Raises ``UsageError``."""
+    match = _RATE.fullmatch(text.strip())
+    if match is None or "/" in text or not 1 <= float(match[1]) * _UNITS[(match[2] or "").lower()] <= _MAX_RATE:
+        raise UsageError(f"size {text!r} is not understood", "write it like 16MiB, 50MB or 1000000")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])

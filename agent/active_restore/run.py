@@ -28,7 +28,9 @@ from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
 from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
-from active_restore.restore.shop import Rows, Workshop, open_shop
+from active_restore.restore.ranges.choose import chosen
+from active_restore.restore.ranges.lane import RangeLane
+from active_restore.restore.shop import Rows, open_shop
 from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.settings.file import load
 from active_restore.source.open import local_paths
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
 
     from active_restore.config import LimitWindow
     from active_restore.intercept.base import Interceptor
-    from active_restore.model import Problem
+    from active_restore.model import Fault, Problem
     from active_restore.restore.job import Job
     from active_restore.restore.layer_process import LayerProcess
     from active_restore.restore.progress import Phase, Reporter
+    from active_restore.restore.shop import Workshop
     from active_restore.source.base import Source
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,6 +73,7 @@ class Run:
         self._demand: Demand | None = None
         self._background: Background | None = None
         self._predicted: PredictedLane | None = None
+        self._ranges: RangeLane | None = None
         self._ticker: Ticker | None = None
         self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
         self._threads: list[threading.Thread] = []
@@ -151,10 +155,13 @@ class Run:
         options = self._job.options
         lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
         demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
+        ranges = self._ranges = RangeLane(shop, answers, self._source, options.fault_timeout_s, interceptor.settled)
+        ranges.load(chosen(self._job, self._catalog, self._source, passage), interceptor.hold_ranges, interceptor.ranges)
         self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
+        on_fault = ranges.before(demand.patience.on_fault)
         for number in range(interceptor.serve_threads):
-            self._start(f"demand-{number}", lambda: _serve(interceptor, demand))
+            self._start(f"demand-{number}", lambda: _serve(interceptor, demand, on_fault))
         try:
             return self._go_on(laying, passage, interceptor, lane)
         except BaseException as error:
@@ -197,16 +204,20 @@ class Run:
         """Run the background until every row is concluded, or until we are stopped."""
         if not await_reachable(self._source, self._stopping, self._warn):
             return
+        ranges = self._ranges
+        assert ranges is not None
         hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
+        pids, awaited = (lambda: background.pids() + lane.pids()), (lambda: demand.awaited + ranges.awaited)
+        counters = Counters(pids, lambda: shop.tally.faults, awaited)
         places = [self._job.options.target, *local_paths(self._source.url)]
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.follow(self._job.options.order, self._source)
         lane.start(hooks)
+        ranges.start(demand.note_refused)
         with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             # The user may have set another one while it was made.
             self._ticker.limits = self._limits
@@ -249,13 +260,16 @@ class Run:
         """Say how the guard goes on, then end our threads."""
         self._parted = True
         demand.stop()
-        if self._predicted is not None:
-            self._predicted.stop()
+        for other in (self._ranges, self._predicted):
+            if other is not None:
+                other.stop()
         farewell()
         shop.settler.close()
         for thread in self._threads:
             thread.join()
         demand.close()
+        if self._ranges is not None:
+            self._ranges.close()
         if self._predicted is not None:
             self._predicted.close()
 
@@ -311,7 +325,7 @@ class Run:
         missing = [row for row in rows if shop.board.state[row] == State.LAID]
         if self._background is not None:
             self._background.promote(missing)
-        return len(missing)
+        return len(missing) + (self._ranges.promote(rows) if self._ranges else 0)
 
     def _shop_now(self) -> Workshop:
         if self._shop is None:
@@ -323,8 +337,8 @@ class Run:
         options = self._job.options
         name = self._interceptor.name if self._interceptor else ""
         seconds = time.monotonic() - self._started
-        shop, demand = self._shop, self._demand
-        if shop is None or demand is None:
+        shop, demand, ranges = self._shop, self._demand, self._ranges
+        if shop is None or demand is None or ranges is None:
             return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
         tally = shop.tally
         lanes = tally.lanes()
@@ -347,18 +361,19 @@ class Run:
             eta_s=left / rate if rate > 0 and left else None,
             paused=shop.board.paused,
             limit_bytes_per_s=shop.board.rate_bytes_per_s,
-            source_unreachable_s=demand.unreachable_s,
+            source_unreachable_s=max(demand.unreachable_s, ranges.unreachable_s),
             lanes=lanes,
-            waiting=tuple(demand.waiting()),
+            waiting=(*demand.waiting(), *ranges.waiting()),
+            ranges=ranges.count(),
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
 
 
-def _serve(interceptor: Interceptor, demand: Demand) -> None:
+def _serve(interceptor: Interceptor, demand: Demand, on_fault: Callable[[Fault], None]) -> None:
     """One demand thread: tasks wait for it, so it goes first."""
     name_thread("ar-demand")
     with contextlib.suppress(OSError):
         hurry()
     demand.warm_up()
-    interceptor.serve(demand.patience.on_fault)
+    interceptor.serve(on_fault)

@@ -57,11 +57,12 @@ def opens(
 ) -> None:
     """The median microseconds of the first open of each file, and of later ones."""
     probe = rig.program("probe")
-    first.append(_median_us(rig.output(probe, "open", lines=files)))
+    first.append(median_us(rig.output(probe, "open", lines=files)))
     if between is not None:
         between()
-    later.append(statistics.median(_median_us(rig.output(probe, "open", lines=files)) for _ in range(_LATER_TIMES)))
+    later.append(statistics.median(median_us(rig.output(probe, "open", lines=files)) for _ in range(_LATER_TIMES)))
 
 
-def _median_us(printed: str) -> float:
+def median_us(printed: str) -> float:
+    """Of what ``probe`` prints."""
     return statistics.median(int(line) / 1e3 for line in printed.split())

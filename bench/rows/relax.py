@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from active_restore.service.hearing import Hearing
 from bench.restoring import command
 from bench.row import Goal, row
-from bench.rows.others import opens
+from bench.rows.others import median_us, opens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,7 @@ def measure(rig: Rig) -> Iterator[Row]:
     """Microseconds of the first open of each file, of later ones, and of its own processor time."""
     first: dict[str, list[float]] = {"watched": [], "free": []}
     later: dict[str, list[float]] = {"watched": [], "free": []}
+    written: dict[str, list[float]] = {"watched": [], "free": []}
     own = []
     count = min(_FILES, rig.scale.small_files)
     for number in range(rig.scale.rounds):
@@ -38,14 +39,17 @@ def measure(rig: Rig) -> Iterator[Row]:
         with rig.disk() as disk:
             files = {which: _files(disk / which, count) for which in first}
             opens(rig, files["free"], first["free"], later["free"])
+            written["free"].append(median_us(rig.output(rig.program("probe"), "write", lines=files["free"])))
             with _Relaxed(rig, disk) as relaxed:
                 before = relaxed.cpu_us
                 opens(rig, files["watched"], first["watched"], later["watched"], between=relaxed.catch_up)
                 # The clock of a process counts in hundredths of a second: no time at all is less than one of them.
                 own.append(max(relaxed.cpu_us - before, _TICK_US) / count)
+                written["watched"].append(median_us(rig.output(rig.program("probe"), "write", lines=files["watched"])))
     name = "relax mode, open"
     yield row(f"{name}, first", "us", first["watched"], ("not watched", first["free"]))
     yield row(f"{name}, later", "us", later["watched"], ("not watched", later["free"]), _LATER_GOAL)
+    yield row("relax mode, open, append and close", "us", written["watched"], ("not watched", written["free"]))
     yield row("relax mode, its own processor time for each file", "us", own, ("the open itself", first["free"]))
 
 

@@ -9,19 +9,33 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, Protocol
 
 from tests.kernel.waiting import DEADLINE_S
 
 ROOT = Path(__file__).parents[2]
 
 
+class Child(Protocol):
+    """What is used of ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[str] | None: ...
+    @property
+    def stderr(self) -> IO[str] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Command:
     """A running command whose JSON lines can be waited for."""
 
-    def __init__(self, argv: list[str], env: dict[str, str]) -> None:
-        env = {**env, "PYTHONFAULTHANDLER": "1"}
-        self._child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, child: Child) -> None:
+        self._child = child
         self.pid = self._child.pid
         self._lines: queue.Queue[str] = queue.Queue()
         self._kinds: set[str] = set()
@@ -31,6 +45,12 @@ class Command:
         self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self._readers:
             reader.start()
+
+    @classmethod
+    def started(cls, argv: list[str], env: dict[str, str]) -> Command:
+        """Start it."""
+        env = {**env, "PYTHONFAULTHANDLER": "1"}
+        return cls(subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
 
     def _read_out(self) -> None:
         assert self._child.stdout is not None

@@ -1,8 +1,8 @@
 """An agent that does nothing but what it is told: ``agent.py INTERCEPTOR ROOT RESTORE_ID RUN_DIR ROWS arm|adopt``.
 
 Faults go out as lines of JSON. Commands come in as words: ``release ROW``, ``refuse ROW ERRNO`` (all faults of that row
-that were told), ``add ROW NAME``, ``laid``, ``open PATH`` (from the passage), ``settled ROW...``, ``leave``,
-``abandon ERRNO``, ``disarm``.
+that were told), ``add ROW NAME``, ``laid``, ``hold ROW SIZE`` (by range), ``present ROW FIRST LAST`` (pages), ``touch ROW``,
+``open PATH`` (from the passage), ``settled ROW...``, ``leave``, ``abandon ERRNO``, ``disarm``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from active_restore.linux import tasks
 from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Fault, Gate
+from active_restore.presence import Presence
 
 if TYPE_CHECKING:
     from active_restore.config import InterceptorName
@@ -32,6 +33,7 @@ class Puppet:
         self.interceptor = choose(cast("InterceptorName", name), territory.restore_id)
         self.territory = territory
         self.faults: defaultdict[int, list[Fault]] = defaultdict(list)
+        self.presences: dict[int, Presence] = {}
         self.lock = threading.Lock()
         self.threads: list[threading.Thread] = []
 
@@ -46,11 +48,21 @@ class Puppet:
             self.faults[fault.row].append(fault)
         intent = fault.intent.name.lower()
         handled = bool(fault.handle)
-        tell("fault", row=fault.row, intent=intent, tid=fault.task.tid, pid=tasks.describe(fault.task.tid).tgid, handle=handled)
+        who = tasks.describe(fault.task.tid)
+        tell("fault", row=fault.row, intent=intent, tid=who.tid, pid=who.tgid, handle=handled, range=fault.range)
 
     def take(self, row: int) -> list[Fault]:
         with self.lock:
             return self.faults.pop(row, [])
+
+    def by_range(self, word: str, row: int, *numbers: int) -> None:
+        if word == "hold":
+            for memory, _ in self.interceptor.hold_ranges([(row, numbers[0])]):
+                self.presences[row] = Presence(memory, numbers[0])
+        elif word == "present":
+            self.presences[row].add(numbers[0], numbers[1])
+        elif word == "touch":
+            self.presences[row].touch()
 
     def obey(self, word: str, rest: list[str]) -> bool:
         """``False`` at the end."""
@@ -78,6 +90,8 @@ class Puppet:
                 self.interceptor.abandon(int(rest[0]))
             case "disarm":
                 self.interceptor.disarm()
+            case _:
+                self.by_range(word, *map(int, rest))
         tell("ok", word=word)
         return word not in ("leave", "abandon", "disarm")
 

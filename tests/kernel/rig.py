@@ -98,7 +98,7 @@ class Rig:
         """A command that goes on while the test does; it prints JSON."""
         if arguments[0] == "restore" and self.source == f"dir:{self.tree}":
             keep_decoys_first(self.tree)
-        command = Command([*self.way_in, *self.argv(*arguments), "--json"], self.env)
+        command = Command.started([*self.way_in, *self.argv(*arguments), "--json"], self.env)
         self._commands.append(command)
         return command
 

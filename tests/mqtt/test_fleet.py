@@ -133,7 +133,7 @@ def test_live_on_a_terminal(broker: Mosquitto, ear: Ear, env: dict[str, str]) ->
 
 def test_json(broker: Mosquitto, ear: Ear, env: dict[str, str]) -> None:
     publish(ear, "web1", "progress", progress())
-    command = Command(argv(broker, "--json"), env)
+    command = Command.started(argv(broker, "--json"), env)
     try:
         assert command.until("progress")["percent"] == 50.0
         ear.say("active-restore/db1/report", msgpack.packb(report("db1")))

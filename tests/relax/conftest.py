@@ -61,6 +61,15 @@ class Relaxed:
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 
+    def catch_up(self) -> None:
+        """Until it has heard of all that has happened, and saved it."""
+        list(self._hearing.messages())
+        self.hurry()
+        # One may have been on its way.
+        for _ in range(2):
+            self.until("WATCHDOG", "1")
+            self.hurry()
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None

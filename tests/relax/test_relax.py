@@ -11,7 +11,7 @@ from active_restore.errors import UsageError
 from active_restore.predict.learning import Learning, Worth
 from active_restore.predict.units import Who
 from tests.kernel.disks import mounted
-from tests.kernel.tasks import python, read
+from tests.kernel.tasks import Task, read
 from tests.kernel.waiting import wait_until
 from tests.relax.conftest import recorded
 
@@ -36,10 +36,6 @@ def reboot(rig: Rig) -> None:
     """What it does to the run directory."""
     for path in (rig.place / "run").iterdir():
         path.unlink()
-
-
-def read_by_python(path: Path) -> None:
-    python("open(sys.argv[1]).read()", path)
 
 
 def test_it_learns_by_itself_and_saves_when_asked_and_at_its_end(rig: Rig, relaxed: Relaxed, tree: Path) -> None:
@@ -100,6 +96,19 @@ def test_after_a_reboot_the_old_order_stays_behind_the_new_one_until_that_is_lea
     assert relaxed.stop() == 0
 
 
+def test_a_file_that_is_just_being_made(relaxed: Relaxed, tree: Path) -> None:
+    """Opened while it is empty, it is noted when it is opened again with content."""
+    relaxed.start(tree)
+    with (tree / "new").open("w") as file:
+        read(tree / "a")
+        relaxed.catch_up()
+        assert recorded(tree) == ["a"]
+        file.write("content")
+    read(tree / "new")
+    assert relaxed.stop() == 0
+    assert recorded(tree) == ["a", "new"]
+
+
 def test_a_damaged_order_is_replaced(relaxed: Relaxed, tree: Path) -> None:
     (tree / ".active_restore_order").write_bytes(b"nonsense")
     relaxed.start(tree)
@@ -109,22 +118,28 @@ def test_a_damaged_order_is_replaced(relaxed: Relaxed, tree: Path) -> None:
 
 
 def test_who_is_ignored_does_not_hide_what_others_open(relaxed: Relaxed, tree: Path) -> None:
-    relaxed.start(tree, settings='ignore = ["cat*"]')
-    for name in "abc":
-        read(tree / name)
+    relaxed.start(tree, settings='ignore = ["tail*"]')
+    with Task("tail", "-f", *(tree / name for name in "abc")) as crawler:
+        # Until the last name is printed.
+        for _ in range(5):
+            crawler.line()
+        relaxed.catch_up()
     for name in "cb":
-        read_by_python(tree / name)
+        read(tree / name)
     assert relaxed.stop() == 0
     assert recorded(tree) == ["c", "b"]
 
 
 def test_only_the_first_moments_of_a_unit_are_learned(relaxed: Relaxed, tree: Path) -> None:
     relaxed.start(tree, settings="learn = 0.0001")
-    # By ourselves: of a process that has ended already nobody can tell the unit.
-    (tree / "a").read_bytes()
-    relaxed.hurry()
-    wait_until(lambda: recorded(tree) == ["a"], "it is learned")
-    (tree / "b").read_bytes()
+    # One process: what has ended before it is looked at is of no known unit.
+    code = "for name in sys.argv[1:]:\n    print(open(name).read(), flush=True)\n    input()"
+    with Task.python(code, tree / "a", tree / "b") as task:
+        for name in (b"a\n", b"b\n"):
+            assert task.line() == name
+            relaxed.catch_up()
+            task.say(b"\n")
+        task.output()
     assert relaxed.stop() == 0
     assert recorded(tree) == ["a"]
 
@@ -150,7 +165,7 @@ def test_file_systems_come_and_go(relaxed: Relaxed, tmp_path: Path) -> None:
         image = disk.mount.with_name("ext4.img")
         missing = disk.mount / "data"
         relaxed.start(missing)
-        assert "cannot be recorded" in relaxed.log
+        wait_until(lambda: "cannot be recorded" in relaxed.log, "it says so")
         subprocess.run(["mount", "-o", "loop", image, disk.mount], check=True)
         missing.mkdir()
         relaxed.hurry()
@@ -159,8 +174,8 @@ def test_file_systems_come_and_go(relaxed: Relaxed, tmp_path: Path) -> None:
         read(missing / "a")
         relaxed.hurry()
         wait_until(lambda: recorded(missing) == ["a"], "it is saved")
-        # Nothing of it is held open.
-        subprocess.run(["umount", disk.mount], check=True)
+        # Nothing of it is held open, but in the moment in which it is saved.
+        wait_until(lambda: subprocess.run(["umount", disk.mount], check=False).returncode == 0, "it is unmounted")
         relaxed.until("STATUS", "0 of 1 directories are watched")
         subprocess.run(["mount", "-o", "loop", image, disk.mount], check=True)
         relaxed.hurry()

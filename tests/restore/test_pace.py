@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 
 import pytest
@@ -34,3 +36,24 @@ def test_an_agent_that_ends_waits_for_no_demand() -> None:
     board.stopping = True
     with pytest.raises(Stopped):
         Pace(board, 0).wait(0, 1000)
+
+
+def test_a_meek_worker_is_as_nice_as_can_be_but_not_to_who_waits() -> None:
+    """In a thread of its own, whose priority is nobody else's."""
+    board = Board.create(2)
+    board.workers = 1
+    nices = []
+
+    def work() -> None:
+        pace = Pace(board, 0)
+        usual = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        for meek, urgent in ((True, False), (True, True), (True, False), (False, False)):
+            board.meek, board.urgent[0] = meek, urgent
+            pace.wait(0, 1000)
+            nices.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - usual)
+        assert usual < 19
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [nice > 0 for nice in nices] == [True, False, True, False]

@@ -51,6 +51,7 @@ def follow(state: State, seen: Sequence[Load], workers: int = WORKERS) -> tuple[
     return state, decisions
 
 
+@settings(deadline=None)
 @given(st.lists(loads, max_size=60), st.integers(0, 16))
 def test_whatever_happens_the_background_keeps_its_minimum(seen: list[Load], workers: int) -> None:
     state, decisions = follow(State(), seen, workers)
@@ -60,11 +61,13 @@ def test_whatever_happens_the_background_keeps_its_minimum(seen: list[Load], wor
     assert floor(state) >= MIN_RATE
 
 
+@settings(deadline=None)
 @given(st.lists(loads, max_size=60))
 def test_the_same_loads_give_the_same_decisions(seen: list[Load]) -> None:
     assert follow(State(), seen) == follow(State(), seen)
 
 
+@settings(deadline=None)
 @given(st.lists(loads, max_size=60))
 def test_when_all_are_gone_the_background_is_free_within_a_minute(seen: list[Load]) -> None:
     state, _ = follow(State(), seen)
@@ -120,6 +123,42 @@ def test_somebody_who_comes_and_goes_does_not_make_it_swing(period_s: float, par
     assert sum(look.moved for look in looks) >= MIN_RATE * len(looks)
 
 
+@settings(max_examples=4, deadline=None)
+@given(st.floats(20e6, 2e9), st.floats(0, 60), st.floats(20, 100), st.floats(0, 3), st.integers(0, 100))
+def test_logs_that_are_written_now_and_then_cost_nothing(
+    capacity: float, per_s: float, usual_us: float, slows: float, seed: int
+) -> None:
+    """An otherwise idle machine is never silent. Who waits for the disk for three parts in a hundred of the time is nobody."""
+    looks = Machine(Disk(capacity, usual_us, slows, noise=0.05), lambda _: per_s, seed).run(HOUR_S)
+    assert {look.decision.rate_bytes_per_s for look in looks} == {0}
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.floats(20, 300), st.floats(0.3, 1.0), st.floats(0, 5))
+def test_work_of_a_moment_costs_a_few_moments(period_s: float, burst_s: float, slows: float) -> None:
+    """Not ever more: whoever comes once a minute is no reason to stay away for good."""
+    machine = Machine(Disk(300e6, slows=slows), lambda time_s: 2000.0 * (time_s % period_s < burst_s))
+    looks = machine.run(HOUR_S)
+    lost = 1 - sum(look.moved for look in looks) / (300e6 * len(looks))
+    assert lost <= (11 * burst_s + 2) / period_s
+
+
+@settings(deadline=None)
+@given(st.lists(loads, max_size=60), st.lists(loads, min_size=5, max_size=20))
+def test_who_leaves_the_processors_to_others_still_gets_the_minimum(before: list[Load], after: list[Load]) -> None:
+    state, _ = follow(State(), before)
+    starved = [load._replace(moved_bytes=0, seconds=1.0, cpu_stall=1.0) for load in after]
+    _, decisions = follow(state, starved * 2)
+    assert not any(decision.meek for decision in decisions[8:])
+
+
+def test_workers_are_meek_where_others_need_the_processors() -> None:
+    busy = QUIET._replace(cpu_stall=0.9, moved_bytes=20_000_000)
+    state, decisions = follow(State(), [busy] * 50)
+    assert (decisions[-1].meek, decisions[-1].workers) == (True, WORKERS)
+    assert not follow(state, [QUIET._replace(moved_bytes=20_000_000)] * 20)[1][-1].meek
+
+
 def turns(looks: Sequence[Look]) -> int:
     """How often the rate went up and then down again."""
     rates = [look.rate for look in looks]
@@ -153,7 +192,7 @@ def test_short_work_of_others_is_no_use_of_the_disk() -> None:
     ("load", "reason", "workers", "drops"),
     [
         (QUIET, "free", 2, False),
-        (QUIET._replace(cpu_stall=0.9), "processor", 1, False),
+        (QUIET._replace(cpu_stall=0.9), "processor", 2, False),
         (QUIET._replace(memory_stall=0.5), "memory", 1, True),
         (QUIET._replace(demand=3), "demand", 1, False),
         (QUIET._replace(free_share=0.1), "free", 2, True),
@@ -178,12 +217,20 @@ def test_a_latch_between_its_thresholds_stays_as_it_is() -> None:
 def test_recorded_machine(path: Path) -> None:
     """What real machines said, again and again for an hour: no flutter, no starvation."""
     seen = [Load(**json.loads(line)) for line in path.read_text().splitlines()]
-    _, decisions = follow(State(), seen * int(HOUR_S / sum(load.seconds for load in seen) + 1))
+    times = int(HOUR_S / sum(load.seconds for load in seen) + 1)
+    _, decisions = follow(State(), seen * times)
     rates = [decision.rate_bytes_per_s for decision in decisions]
     assert all(rate == 0 or rate >= MIN_RATE for rate in rates)
     flips = sum((a == 0) != (b == 0) for a, b in itertools.pairwise(rates))
-    assert flips <= 250
-    wanted = {"alone": {"free"}, "reads": {"disk"}, "writes": {"disk"}, "compiles": {"processor"}}[path.stem]
+    # Somebody who comes and goes once in a recording is followed there and back.
+    assert flips <= max(250, 2 * times)
+    wanted = {
+        "alone": {"free"},
+        "reads": {"disk"},
+        "writes": {"disk"},
+        "compiles": {"processor"},
+        "crowded": {"disk", "processor"},
+    }[path.stem]
     told = [decision.reason for decision in decisions]
     assert sum(reason in wanted for reason in told) >= 0.75 * len(told)
 

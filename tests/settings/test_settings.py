@@ -125,6 +125,7 @@ def test_all_that_is_wrong_is_said(file: Path, capfd: pytest.CaptureFixture[str]
     file.write_text("[mqtt]\nqos = 5\nfromat = 'json'\n[log]\nlevel = 'loud'\n")
     assert main(["config", "check"]) == 2
     err = capfd.readouterr().err
+    assert "hint" not in err
     assert {"mqtt.qos", "mqtt.fromat", "log.level"} <= set(re.findall(r"[a-z]+\.[a-z]+(?=:)", err))
     assert main(["restore", "dir:/x", "/y"]) == 2
     assert "(and 2 more)" in capfd.readouterr().err

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cli.machine import Command
     from tests.kernel.rig import Rig
 
-KEEPER, STANDBY, WORKER, LAYER, AGENT = "ar-keeper", "ar-standby", "restore.worker", "layer_process", "agent"
+KEEPER, STANDBY, WORKER, LAYER, AGENT = "ar-keeper", "ar-standby", "ar-worker", "ar-layer", "agent"
 _ENDINGS = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV)
 # (weight, victims, whether they are stopped for a while instead of being ended)
 _BLOWS = (

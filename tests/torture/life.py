@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 KIB, MIB = 1 << 10, 1 << 20
 _PHASES = ("", "planning", "laying", "laying", "revealing", "restoring")
-_LIMITS = ("2MiB/s", "6MiB/s", "20MiB/s", "0")
-_MAX_BLOWS = 14
+_LIMITS = ("1MiB/s", "2MiB/s", "6MiB/s", "20MiB/s")
+_BLOWS = (45, 75)
+_MAX_STARTS = 14
+_LONGEST_START_S = 3
 # A keeper reads at most two events at once, and a dying one may still get a read done.
 _ERRORS_A_DEATH = 4
 
@@ -58,13 +60,15 @@ class Life:
     def live(self) -> None:
         """Begin, be attacked, go on, end. Every invariant is asserted on the way."""
         self._target.mkdir()
-        crowd = Crowd(self._rig.tree, self._target, self._rig.place, self._dice)
+        crowd = Crowd(self._rig.tree, self._target, self._rig.place, self._dice, pause_s=0.3)
         agent = self._begin()
         try:
             self._first_blow(agent)
-            for _ in range(self._dice.randint(4, _MAX_BLOWS)):
-                self.attacker.pause(1.0)
+            for _ in range(self._dice.randint(*_BLOWS)):
+                if self._over:
+                    break
                 agent = self._going_on(agent)
+                self._let_live(agent)
                 self.attacker.strike(agent, guarded=self._guarded)
             agent = self._finish(agent, crowd)
             deaths = self.attacker.deaths(KEEPER, STANDBY)
@@ -90,6 +94,13 @@ class Life:
 
     def _troubles(self) -> list[object]:
         return [agent.troubles for agent in self._agents]
+
+    def _let_live(self, agent: Command) -> None:
+        """A moment; mostly one in which it has come as far as to have workers, or it would seldom get there."""
+        if self._dice.random() < 0.6:
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: agent.ended() or agent.seen("ready"), "it is ready", _LONGEST_START_S)
+        self.attacker.pause(1.0)
 
     def _first_blow(self, agent: Command) -> None:
         """In a phase that a random moment would seldom meet."""
@@ -129,7 +140,7 @@ class Life:
 
     def _finish(self, agent: Command, crowd: Crowd) -> Command:
         """No more blows: the users get through, and the restore ends well."""
-        for _ in range(_MAX_BLOWS):
+        for _ in range(_MAX_STARTS):
             agent = self._going_on(agent)
             wait_until(lambda: agent.ended() or agent.seen("ready"), "an agent is ready", DEADLINE_S)  # noqa: B023
             if not agent.ended():

@@ -10,20 +10,17 @@ anything but its content. Now and then the state directory is lost, too; in ever
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
 import random
 import subprocess
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.machine import ROOT
+from tests.torture.lanes import Lane, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 
 _CUTS = int(os.environ.get("TORTURE_CUTS", "504"))
 _LANES = [(kind, disks) for disks in (1, 2) for kind in ("ext4", "xfs", "btrfs")]
-_LANE_S = 1500
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def test_power_cuts(memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for round_ in itertools.count():
         if round_ and time.monotonic() > end:
             break
-        counts += _round(memory / f"round{round_}", seed + round_)
+        counts += _round(memory / str(round_), seed + round_)
         with capsys.disabled():
             print(f"\nTORTURE_SEED={seed + round_}: {counts['cuts']} power cuts so far: {dict(counts)}", end="", flush=True)
     assert counts["cuts"] >= _CUTS
@@ -63,25 +59,9 @@ def test_power_cuts(memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def _round(place: Path, seed: int) -> Counter[str]:
     """All lanes side by side; what they counted."""
-    place.mkdir()
-    counts: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        lanes = []
-        for number, (kind, disks) in enumerate(_LANES):
-            room = place / f"{kind}-{disks}"
-            room.mkdir()
-            words = (kind, str(seed * len(_LANES) + number), str(-(-_CUTS // len(_LANES))), str(disks), str(room))
-            argv = [sys.executable, "-m", "tests.torture.power.lane", *words]
-            log = stack.enter_context(open(place / f"{kind}-{disks}.log", "w+"))
-            lane = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-            stack.callback(lane.wait)
-            stack.callback(lane.kill)
-            lanes.append((lane, log))
-        for lane, log in lanes:
-            code = lane.wait(_LANE_S)
-            log.seek(0)
-            said = log.read().splitlines()
-            assert code == 0, "\n".join([f"seed {seed}, {lane.args!r}", *said[-12:]])
-            counts += Counter(json.loads(said[-1].removeprefix("counts ")))
-    subprocess.run(["rm", "-rf", place], check=True)
-    return counts
+    cuts = str(-(-_CUTS // len(_LANES)))
+    lanes = [
+        Lane(f"{kind}-{disks}", "tests.torture.power.lane", (kind, str(seed * len(_LANES) + number), cuts, str(disks)))
+        for number, (kind, disks) in enumerate(_LANES)
+    ]
+    return side_by_side(lanes, place)

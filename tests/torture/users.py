@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PATIENCE = r"""
 import errno, hashlib, json, mmap, random, threading
 refused = 0
-place, seed, wanted = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
+place, seed, wanted, longest = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3])), float(sys.argv[4])
 dice, pause = random.Random(seed), threading.Event()
 os.chdir(place)
 def patiently(deed, *words):
@@ -67,7 +67,7 @@ for name in names:
     if hashlib.md5(data).hexdigest() != wanted[name]:
         print('wrong:', name, len(data), 'zeros:', data.count(0), flush=True)
         raise SystemExit(1)
-    pause.wait(dice.random() * 0.04)
+    pause.wait(dice.random() * longest)
 print('right', refused)
 """
 )
@@ -100,7 +100,7 @@ def truncate(name, at):
 deeds = {'change': change, 'append': append, 'empty': empty, 'replace': replace, 'truncate': truncate, 'unlink': os.unlink}
 for name, deed, at in wanted:
     patiently(*([deeds[deed], name] + ([] if deed == 'unlink' else [at])))
-    pause.wait(dice.random() * 0.04)
+    pause.wait(dice.random() * longest)
 print('right', refused)
 """
 )
@@ -131,7 +131,9 @@ class Change(NamedTuple):
 class Crowd:
     """Readers and one writer. ``wrong`` is checked during the restore, ``see_off`` waits for all of them."""
 
-    def __init__(self, tree: Path, target: Path, place: Path, dice: random.Random, readers: int = 2) -> None:
+    def __init__(
+        self, tree: Path, target: Path, place: Path, dice: random.Random, readers: int = 2, pause_s: float = 0.04
+    ) -> None:
         self._target = target
         names = sorted(str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file() and path.stat().st_size)
         changed = dice.sample(names, len(names) // 3)
@@ -142,8 +144,8 @@ class Crowd:
         digests = {name: hashlib.md5(self._contents[name]).hexdigest() for name in names if name not in changed}
         (place / "digests").write_text(json.dumps(digests))
         (place / "changes").write_text(json.dumps(self._changes))
-        self.users = [Task.python(_READER, target, str(dice.random()), place / "digests") for _ in range(readers)]
-        self.users.append(Task.python(_WRITER, target, str(dice.random()), place / "changes"))
+        self.users = [Task.python(_READER, target, str(dice.random()), place / "digests", str(pause_s)) for _ in range(readers)]
+        self.users.append(Task.python(_WRITER, target, str(dice.random()), place / "changes", str(pause_s)))
 
     def busy(self) -> bool:
         """Whether any of them is still at it."""

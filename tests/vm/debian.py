@@ -39,9 +39,9 @@ def package() -> Path:
     return built
 
 
-def copy_to(place: Path) -> Path:
-    """A copy of the system with the package file in ``/root``."""
-    subprocess.run(["cp", "-a", "--reflink=auto", system(), place], check=True)
+def copy_to(place: Path, original: Path | None = None) -> Path:
+    """A copy of the system (or of another one made of it) with the package file in ``/root``."""
+    subprocess.run(["cp", "-a", "--reflink=auto", original or system(), place], check=True)
     shutil.copy(package(), place / "root/active-restore.deb")
     return place
 

@@ -19,7 +19,9 @@ def test_it_comes_works_and_goes(tmp_path: Path) -> None:
     done = debian.inside(root, "dpkg -i /root/active-restore.deb && dpkg --audit && active-restore config check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("/etc/active-restore/agent.toml is fine\n")
-    done = debian.inside(root, "systemd-analyze --man=no verify active-restore.service active-restore@web.service")
+    done = debian.inside(
+        root, "systemd-analyze --man=no verify active-restore.service active-restore@web.service active-restore-relax.service"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert (root / "etc/systemd/system/local-fs.target.wants/active-restore.service").is_symlink()
     (root / "var/lib/active-restore/0123456789abcdef").mkdir(parents=True)

@@ -61,6 +61,18 @@ def add_snapshot(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ranges(parser: argparse.ArgumentParser) -> None:
+    """Which files are restored by range."""
+    parser.add_argument(
+        "--ranges",
+        action="append",
+        metavar="GLOB",
+        help="large files that match open at once, and each access waits for what it wants alone (can be given several times); "
+        "not for programs that look for holes (SEEK_DATA) or attach loop devices",
+    )
+    parser.add_argument("--range-threshold", metavar="SIZE", help="what a large file is (default: 16MiB)")
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """An optional TARGET, for commands that mean the one restore that runs when none is named."""
     parser.add_argument("target", metavar="TARGET", nargs="?", help="may be left out while only one restore runs")
@@ -73,7 +85,8 @@ def snapshot(text: str) -> tuple[str, str]:
 
 
 def selection(arguments: argparse.Namespace) -> Selection:
-    """The patterns of ``add_snapshot``. Raises ``UsageError``."""
+    """The patterns of ``add_snapshot``. Raises ``UsageError``, also for those of ``add_ranges``."""
+    Selection(getattr(arguments, "ranges", None) or ())
     return Selection(arguments.include, arguments.exclude)
 
 

@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         for line in error.lines[1:]:
             print(f"active-restore: error: {shown(line)}", file=sys.stderr)
+        # It advises to run what is being run.
+        error.hint = ""
         raise
     if arguments.action == "check":
         there = "is fine" if path.exists() else "is not there: defaults are in force"

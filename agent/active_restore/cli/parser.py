@@ -30,6 +30,7 @@ _COMMANDS = {
     "manifest": "manifest",
     "record": "record",
     "relax": "relax",
+    "changed": "changed",
     "report": "report",
     "config": "config",
     "agent": "agent",
@@ -44,7 +45,7 @@ exit codes:
   2  usage                  12  wrong password          17  no space
   3  some files refused     13  snapshot unknown        18  capability missing
                             14  repository damaged      19  no such restore
-  130  interrupted; active-restore resume TARGET goes on
+  20 what has changed is not known: scan      130  interrupted; active-restore resume TARGET goes on
 """
 
 

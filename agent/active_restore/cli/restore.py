@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from active_restore.cli import command, telling
 from active_restore.config import Existing, Hold, InterceptorName, RestoreOptions, Throttle
 from active_restore.errors import UsageError
+from active_restore.rate import parse_size
 from active_restore.schedule import parse_schedule
 from active_restore.settings.file import load
 
@@ -64,6 +65,7 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most N requests at a time to a remote source; with 2 or more, one is kept for tasks that wait",
     )
+    command.add_ranges(parser)
     parser.add_argument("--order", metavar="FILE", help="fill in this recorded order instead of the snapshot's own")
     parser.add_argument(
         "--head-start",
@@ -116,6 +118,8 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         order=_order(arguments.order),
         head_start_s=head_start_s,
         connections=arguments.connections,
+        ranges=tuple(defaults.ranges if arguments.ranges is None else arguments.ranges),
+        range_threshold_bytes=parse_size(arguments.range_threshold or defaults.range_threshold),
     )
 
 

@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from active_restore.control.names import path_fields, plain
 from active_restore.errors import ActiveRestoreError, UsageError
 from active_restore.model import Task
-from active_restore.restore.progress import LaneCount, Phase, PredictionCount, Status, Throttled, ThrottleReason, Waiting
+from active_restore.restore.progress import (
+    LaneCount,
+    Phase,
+    PredictionCount,
+    RangeCount,
+    Status,
+    Throttled,
+    ThrottleReason,
+    Waiting,
+)
 
 VERSION = 1
 MAX_LINE_BYTES = 2 << 20
@@ -27,7 +36,7 @@ MAX_WAITING = 256
 MAX_WINDOWS = 64
 _MAX_PATH_BYTES = 4096  # PATH_MAX
 _MAX_LIMIT = 1 << 62
-_NESTED = ("lanes", "waiting", "throttle", "predictions")
+_NESTED = ("lanes", "waiting", "throttle", "predictions", "ranges")
 
 
 class PathText(BaseModel):
@@ -166,6 +175,15 @@ class ThrottleText(BaseModel):
     by: str = ""
 
 
+class RangesText(BaseModel):
+    """Files by range, see ``progress.RangeCount``."""
+
+    mechanism: str = ""
+    files: int = 0
+    bytes_total: int = 0
+    bytes_present: int = 0
+
+
 class StatusText(BaseModel):
     """A status, see ``progress.Status``; ``target`` and ``source`` are for people."""
 
@@ -190,6 +208,7 @@ class StatusText(BaseModel):
     waiting: list[WaitingText]
     predictions: dict[str, PredictionText] = {}
     throttle: ThrottleText = ThrottleText()
+    ranges: RangesText = RangesText()
 
     @classmethod
     def of(cls, status: Status) -> StatusText:
@@ -216,6 +235,7 @@ class StatusText(BaseModel):
             waiting=[WaitingText.waiting(waiting) for waiting in status.waiting[:MAX_WAITING]],
             predictions={name: PredictionText(**dataclasses.asdict(count)) for name, count in status.predictions.items()},
             throttle=ThrottleText(**dataclasses.asdict(status.throttle)),
+            ranges=RangesText(**dataclasses.asdict(status.ranges)),
         )
 
     def to_status(self) -> Status:
@@ -224,6 +244,7 @@ class StatusText(BaseModel):
         return Status(
             **plain_fields,
             throttle=Throttled(**self.throttle.model_dump()),
+            ranges=RangeCount(**self.ranges.model_dump()),
             lanes={name: LaneCount(lane.files, lane.bytes) for name, lane in self.lanes.items()},
             waiting=tuple(
                 Waiting(text.to_bytes(), Task(text.task.tid, text.task.tgid, text.task.comm), text.waited_ms)

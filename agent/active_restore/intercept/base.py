@@ -58,6 +58,17 @@ class Interceptor(Protocol):
     def adopt(self, territory: Territory) -> bool:
         """Take over what a dead agent left; ``False`` where nothing is left (then ``arm``, ``add`` and ``laid`` follow)."""
 
+    @property
+    def ranges(self) -> str:
+        """What sees accesses to ranges of files, for people; empty where nothing does. Known after ``arm`` or ``adopt``."""
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """From now on who opens these ``(row, size in bytes)`` goes on at once and faults by range; after ``laid``.
+
+        Gives, for the first of them or for all, the memory of its ``presence.Presence``, and whether that is new: a dead
+        agent's is found again as it was. Who accesses pages that are there is not told of, the first writer excepted.
+        """
+
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Deliver faults in this thread until ``disarm`` or ``leave``. ``on_fault`` may take long and must not raise."""
 

@@ -54,6 +54,15 @@ class GuardedBpfInterceptor:
         """Those of both."""
         return sum(each.serve_threads for each in self._both())
 
+    @property
+    def ranges(self) -> str:
+        """The programs hold whole files; what they leave to the guard is held as they are."""
+        return "" if self._bpf is not None else self._guard.ranges
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """Those of the guard, where it is alone."""
+        return [] if self._bpf is not None else self._guard.hold_ranges(files)
+
     def _both(self) -> list[Interceptor]:
         return [self._guard] if self._bpf is None else [self._bpf, self._guard]
 

@@ -67,6 +67,7 @@ class BpfInterceptor:
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
+    ranges = ""
 
     def __init__(
         self, ring_pages: int = _RING_PAGES, hold: Hold = "ptrace", beside: Callable[[], Beside] | None = None
@@ -212,6 +213,10 @@ class BpfInterceptor:
             self._known[wait.key] = wait
         self._holder.watch(wait)
         self._arrived.append(wait)
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """None: whole files are held."""
+        return []
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Whoever reads an event serves it; the next thread reads meanwhile."""

@@ -1,14 +1,15 @@
 """The fanotify interceptor: the kernel holds the task inside open(2) until the event is answered.
 
-The keeper reads events; ``serve`` gets its faults as packets, and answers go straight to the group. Whole files only: an open
-is a fault, so SEEK_DATA, reflinks, mappings and exec need nothing of their own.
-Where the kernel has pre-content events (6.14), truncate(2) by path is held, too.
+The keeper reads events; ``serve`` gets its faults as packets, and answers go straight to the group. An open is a fault, so
+SEEK_DATA, reflinks, mappings and exec need nothing of their own.
+Where the kernel has pre-content events (6.14), truncate(2) by path is held, too, and files may be held by range instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import select
@@ -115,6 +116,17 @@ class FanotifyInterceptor:
         self._mark(link.group, territory.root, link.ledger.mask)
         link.ledger.learn()
 
+    @property
+    def ranges(self) -> str:
+        """Pre-content events, from kernel 6.14."""
+        return "pre-content events" if self._linked()[0].ledger.mask & fanotify.FAN_PRE_ACCESS else ""
+
+    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
+        hold = self._linked()[0].ledger.hold_range
+        memories = (hold(row, size) for row, size in (files if self.ranges else ()))
+        return list(itertools.takewhile(bool, memories))  # type: ignore[arg-type]
+
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
         keepers.rouse_all(territory.marker_prefix)
@@ -132,7 +144,7 @@ class FanotifyInterceptor:
         return True
 
     def _open_passage(self) -> None:
-        """A mount of our own whose opens the kernel does not report: nobody waits for the keeper, not even its end."""
+        """A mount of our own whose opens the kernel does not report."""
         link, territory = self._linked()
         self._passage = PrivateMount(territory.root)
         fanotify.mark_fd(link.group, _PASS, link.ledger.mask, self._passage.root)

@@ -1,7 +1,7 @@
 """The guard: one thread that reads every permission event of the file system and answers all but placeholders at once.
 
 For each event: no marker of ours -> ignore this inode from now on and allow; content complete and
-the task only reads -> allow; else forward it.
+the task only reads -> allow; a file by range and the pages that are wanted are there -> allow; else forward it.
 It makes no allocation that can fail late, takes no lock that others hold for long, and never opens a file.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept.ledger import Who
 from active_restore.intercept.wire import FaultPacket
-from active_restore.linux import fanotify, tasks
+from active_restore.linux import accesses, fanotify, tasks
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Intent
@@ -73,8 +73,8 @@ class Guard:
             # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
             self.answer(number, errno.EIO)
             return
-        intent = _intent(event)
-        if intent is Intent.READ and ledger.is_readable(row):
+        intent = self._intent(event, row)
+        if intent is None:
             self.answer(number, 0)
             return
         ledger.set_row(number, row)
@@ -89,6 +89,23 @@ class Guard:
         # Only people want to know the names: they are looked up while the agent is at work.
         _, tgid, comm = tasks.describe(event.tid)
         ledger.note_task(number, Who(event.tid, tgid, now, comm))
+
+    def _intent(self, event: fanotify.Event, row: int) -> Intent | None:
+        """What the task wants; ``None`` where nothing stands in its way."""
+        if self._ledger.is_by_range(row):
+            return self._intent_by_range(event, row)
+        intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
+        return None if intent is Intent.READ and self._ledger.is_readable(row) else intent
+
+    def _intent_by_range(self, event: fanotify.Event, row: int) -> Intent | None:
+        """Who opens such a file goes on; who reads or writes pages that are there goes on, too, the first writer excepted."""
+        if event.range is None:
+            intent = accesses.open_intent(event.tid)
+            return None if intent in (Intent.READ, Intent.CHANGE) else intent
+        intent = accesses.access_intent(event.tid, event.fd)
+        presence = self._ledger.presence(row)
+        passes = intent is Intent.READ or (intent is Intent.CHANGE and presence.touched)
+        return None if passes and presence.covers(*presence.clip(*event.range)) else intent
 
     def _row_of(self, event: fanotify.Event) -> int | None:
         """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""
@@ -120,10 +137,6 @@ class Guard:
         self._ledger.close_ticket(number)
         with contextlib.suppress(OSError):
             os.close(number)
-
-
-def _intent(event: fanotify.Event) -> Intent:
-    return tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
 
 
 def answer(group: int, number: int, refusal: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory shared by agent, keeper and standby keeper: how to answer, and which events are unanswered.
+"""Memory shared by agent, keeper and standby keeper: how to answer, which events are unanswered, which pages are there.
 
 It lives in a memfd, so it outlives each of them. Words of 64 bits; single words are written whole, which is all the
 atomicity that is needed: every word has one writer at a time.
@@ -13,6 +13,8 @@ import os
 import struct
 from typing import NamedTuple
 
+from active_restore.presence import Presence, memory_bytes
+
 _SETTING = 0
 _REFUSAL = 1
 _HIGHEST = 2
@@ -20,6 +22,7 @@ _MASK = 3
 _KEEPER = 4
 _STANDBY = 5
 _DEVICE = 6
+_RANGED = 7
 _TICKETS = 16
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
@@ -28,11 +31,20 @@ _WHO = struct.Struct("=IIQ16s")
 _WHO_END = _WORDS_BYTES + _TICKET_SLOTS * _WHO.size
 # Rows beyond are served all the same, by the agent.
 _MAX_ROWS = 1 << 28
+_ROWS_END = _WHO_END + _MAX_ROWS
+# Files by range: row, then where the bits of its pages lie (and how big the file is). Room for 32 TiB of such files.
+_RANGE = struct.Struct("=QQQ")
+_MAX_RANGED = 1 << 15
+_BITS = _ROWS_END + _MAX_RANGED * _RANGE.size
+_MAX_BITS_BYTES = 1 << 30
 _UNKNOWN = 1
 _ROW_OFFSET = 2
 
 _LEARNING = 1
 _DISARMED = 2
+
+_READABLE = 1
+_BY_RANGE = 2
 
 
 class Who(NamedTuple):
@@ -56,20 +68,24 @@ class Ledger:
         self._view = memoryview(self._map)
         self._words = self._view[:_WORDS_BYTES].cast("Q")
         self._who = self._view[_WORDS_BYTES:_WHO_END]
-        self._readable = self._view[_WHO_END:]
+        self._rows = self._view[_WHO_END:_ROWS_END]
+        self._ranges = self._view[_ROWS_END:]
+        self._places: dict[int, tuple[int, int]] = {}
+        self._lasting: memoryview | None = None
 
     @classmethod
     def create(cls) -> Ledger:
         """A new, empty ledger. It is sparse: rows cost memory when they are filled."""
         fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(fd, _WHO_END + _MAX_ROWS)
+        os.ftruncate(fd, _BITS + _MAX_BITS_BYTES)
         return cls(fd)
 
     def close(self) -> None:
         """Unmap and close our descriptor."""
         self._words.release()
         self._who.release()
-        self._readable.release()
+        self._rows.release()
+        self._ranges.release()
         self._view.release()
         self._map.close()
         os.close(self.fd)
@@ -94,12 +110,55 @@ class Ledger:
 
     def is_readable(self, row: int) -> bool:
         """Whether the content of a row is complete, though not durable yet."""
-        return row < len(self._readable) and self._readable[row] != 0
+        return row < len(self._rows) and self._rows[row] == _READABLE
 
     def make_readable(self, row: int) -> None:
         """The content of a row is complete: tasks that only read may go on, now and later, whatever becomes of the agent."""
-        if row < len(self._readable):
-            self._readable[row] = 1
+        if row < len(self._rows):
+            self._rows[row] = _READABLE
+
+    def is_by_range(self, row: int) -> bool:
+        """Whether this file opens at once, and each access to a range of it is an event to look at."""
+        return row < len(self._rows) and self._rows[row] == _BY_RANGE
+
+    def hold_range(self, row: int, size: int) -> tuple[memoryview, bool] | None:
+        """From now on this file is one by range: the memory of its ``Presence``, and whether that is new (all zeros).
+
+        ``None`` where there is no room for another one.
+        """
+        if (known := self._place(row)) is not None:
+            return self._bits(*known), False
+        count = self._words[_RANGED]
+        last = _RANGE.unpack_from(self._ranges, (count - 1) * _RANGE.size) if count else (0, _BITS - _ROWS_END, 0)
+        start = last[1] + memory_bytes(last[2])
+        end = start + memory_bytes(size)
+        if row >= len(self._rows) or count >= _MAX_RANGED or end > len(self._ranges):
+            return None
+        _RANGE.pack_into(self._ranges, count * _RANGE.size, row, start, size)
+        self._words[_RANGED] = count + 1
+        self._rows[row] = _BY_RANGE
+        return self._bits(start, size), True
+
+    def _bits(self, start: int, size: int) -> memoryview:
+        """Of a mapping of its own, which lives as long as somebody uses it: ours may be closed before that."""
+        if self._lasting is None:
+            self._lasting = memoryview(mmap.mmap(self.fd, os.fstat(self.fd).st_size))
+        return self._lasting[_ROWS_END + start :][: memory_bytes(size)]
+
+    def presence(self, row: int) -> Presence:
+        """The pages of a file by range."""
+        place = self._place(row)
+        if place is None:
+            raise KeyError(row)
+        start, size = place
+        return Presence(self._ranges[start : start + memory_bytes(size)], size)
+
+    def _place(self, row: int) -> tuple[int, int] | None:
+        """Where the bits of a row lie, and the size of its file."""
+        for number in range(len(self._places), self._words[_RANGED]):
+            known, start, size = _RANGE.unpack_from(self._ranges, number * _RANGE.size)
+            self._places[known] = (start, size)
+        return self._places.get(row)
 
     @property
     def refusal(self) -> int:

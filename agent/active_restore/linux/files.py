@@ -16,6 +16,11 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
+_STATX_BYTES = 256
+_BTIME_AT = 80
 
 EXT4_MAGIC = 0xEF53
 XFS_MAGIC = 0x58465342
@@ -64,6 +69,17 @@ def _openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     result = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
     return check(result, os.fsdecode(path))
+
+
+def birth_ns(path: bytes) -> int | None:
+    """When the inode was made (statx(2)); ``None`` where the file system does not know."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    found = libc.statx(_AT_FDCWD, ctypes.c_char_p(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, buffer)
+    check(found, os.fsdecode(path))
+    if not struct.unpack_from("=I", buffer)[0] & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _BTIME_AT)
+    return int(seconds) * 10**9 + int(nanoseconds)
 
 
 def filesystem_magic(path: str) -> int:

@@ -20,16 +20,17 @@ _SYS_TGKILL = 234 if platform.machine() == "x86_64" else 131
 _OPENING = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine(), {})
 
 
-def _system_call(tid: int) -> list[bytes]:
+def system_call(tid: int) -> list[bytes]:
     """The words of ``/proc/TID/syscall`` (proc(5)) of a thread that waits or is about to: it may not be asleep yet."""
     for _ in range(_LOOKS):
-        words = _read(f"/proc/{tid}/syscall").split()
+        words = read_proc(f"/proc/{tid}/syscall").split()
         if words != [b"running"]:
             break
     return words
 
 
-def _read(path: str) -> bytes:
+def read_proc(path: str) -> bytes:
+    """The beginning of a file of proc(5)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096)
@@ -51,7 +52,7 @@ def intent(tid: int) -> Intent:
     that mean something else here do not open files, so a wrong READ cannot come out.
     """
     try:
-        words = _system_call(tid)
+        words = system_call(tid)
         position = _OPENING[int(words[0])]
         return Intent.READ if position is None else intent_of_flags(int(words[1 + position], 16))
     except (OSError, KeyError, ValueError, IndexError):
@@ -64,7 +65,7 @@ def access_intent(tid: int) -> Intent:
     Every other access needs a descriptor, and descriptors for writing are only given out once the file is settled.
     """
     try:
-        number = int(_system_call(tid)[0])
+        number = int(system_call(tid)[0])
     except (OSError, ValueError, IndexError):
         return Intent.WRITE
     return Intent.WRITE if number in _TRUNCATING else Intent.READ
@@ -73,7 +74,7 @@ def access_intent(tid: int) -> Intent:
 def describe(tid: int) -> Task:
     """Names of a thread for people; its thread group id is 0 where the thread is gone. Takes 20 us."""
     try:
-        status = _read(f"/proc/{tid}/status")
+        status = read_proc(f"/proc/{tid}/status")
     except OSError:
         return Task(tid, 0, "")
     at = status.find(b"\nTgid:\t")

@@ -38,6 +38,7 @@ class Everything:
 class Learning:
     """Of each unit what it opens in its first ``seconds`` (0: always), but for units and programs that match ``ignored``.
 
+    A process that has ended before we look is of no known unit and program, so it is not recognised, and counts.
     A unit's time begins with the first open that is seen of it. One that opens very many files is a crawler: what it opens
     beyond that is not learned.
     """

@@ -164,22 +164,26 @@ class Recorder:
         if directory is None or len(self._noted) >= _MAX_TOUCHES or event.name in (FILE_NAME, _FRESH):
             return
         path = directory + event.name
+        is_empty = False
         if path not in self._noted:
             who = self._units.who(event.pid)
             worth = self._judge.of(who)
             if worth is Worth.IGNORED:
                 return
             if worth is Worth.NOTED:
-                self._add(root, path, who, now)
+                is_empty = not self._add(root, path, who, now)
         with contextlib.suppress(OSError):
-            fanotify_names.ignore(self.fd, root, path)
+            fanotify_names.ignore(self.fd, root, path, until_modified=is_empty)
 
-    def _add(self, root: int, path: bytes, who: Who, now: float) -> None:
+    def _add(self, root: int, path: bytes, who: Who, now: float) -> bool:
+        """``False`` where there is no content to be restored yet, as in a file that is just being made."""
         with contextlib.suppress(OSError):
             found = os.stat(path, dir_fd=root, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode) and found.st_size:
                 ms = max(int((now - self._begun.monotonic_s) * 1000), 0)
                 self._noted[path] = Touch(path, who.unit, ms)
+                return True
+        return False
 
     def _directory(self, root: int, handle: bytes) -> bytes | None:
         """Where a directory lies below the root (empty, or with a slash at its end); ``None`` where it does not."""

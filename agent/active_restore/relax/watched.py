@@ -15,6 +15,7 @@ from active_restore.errors import ActiveRestoreError
 from active_restore.linux import inotify
 from active_restore.predict.learning import Learning
 from active_restore.predict.recorder import Gone, Recorder
+from active_restore.relax.changes import Changes
 
 if TYPE_CHECKING:
     from active_restore.settings.tables import RelaxTable
@@ -26,11 +27,15 @@ _KEEP_S = 3600.0
 
 
 class Watched:
-    """``look`` now and then; ``drain`` when ``recorder.fd`` can be read. ``recorder`` is ``None`` while there is nothing."""
+    """``look`` now and then; ``drain`` when ``recorder.fd`` can be read.
+
+    ``recorder`` and ``changes`` are ``None`` while the directory is not there.
+    """
 
     def __init__(self, directory: str, settings: RelaxTable, inotify_fd: int) -> None:
         self.directory = directory
         self.recorder: Recorder | None = None
+        self.changes: Changes | None = None
         self.watch = -1
         """The number of its inotify watch; -1 for none."""
         self._settings = settings
@@ -69,6 +74,9 @@ class Watched:
         if self.recorder is not None:
             self.recorder.close()
             self.recorder = None
+        if self.changes is not None:
+            self.changes.close()
+            self.changes = None
         if self.watch >= 0:
             with contextlib.suppress(OSError):
                 inotify.remove_watch(self._inotify, self.watch)
@@ -94,9 +102,14 @@ class Watched:
         remembered = run_root() / f"learned-{directory_name(self.directory)}"
         recorder = Recorder(self.directory, learning, remembered, keep_s=self._settings.learn or _KEEP_S)
         try:
+            if self._settings.changes:
+                self.changes = Changes(self.directory)
             self.watch = inotify.add_watch(self._inotify, os.fsencode(os.path.realpath(self.directory)), mask)
-        except OSError as error:
+        except (ActiveRestoreError, OSError) as error:
             recorder.close()
+            self.end()
+            if isinstance(error, ActiveRestoreError):
+                raise
             raise ActiveRestoreError(f"{self.directory} cannot be watched: {error.strerror}") from error
         self.recorder = recorder
         self._told = ""

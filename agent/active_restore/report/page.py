@@ -13,16 +13,24 @@ if TYPE_CHECKING:
 
     from active_restore.report.digest import Report
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 900, 220, 70, 24
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 900, 220, 84, 24
 _COLOURS = {"demand": "#d1495b", "predicted": "#edae49", "background": "#30638e"}
-_THROTTLE = {"disk": "#e7c6c0", "processor": "#e6d9b8", "memory": "#d6c8e0", "demand": "#f3d6da"}
+_THROTTLE = {"disk": "#e0703f", "processor": "#d9b44a", "memory": "#8b6bb1", "demand": "#d1495b"}
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
-h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}
-table{border-collapse:collapse}td,th{padding:.15em .9em .15em 0;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{width:100%;height:auto}svg text{font-size:12px;fill:#555}
-code{overflow-wrap:anywhere}.key span{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}
-@media(prefers-color-scheme:dark){body{background:#181a1b;color:#ddd}svg text{fill:#aaa}}
+:root{--ink:#1d2733;--soft:#66727f;--line:#e3e7eb;--card:#fff;--page:#f5f7f9;color-scheme:light dark}
+@media(prefers-color-scheme:dark){:root{--ink:#dde3e9;--soft:#93a0ad;--line:#313a44;--card:#1e242b;--page:#14181d}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:var(--ink);background:var(--page)}
+h1{font-size:1.5em;margin-bottom:.2em;overflow-wrap:anywhere}h2{font-size:1.05em;margin:0 0 .4em}
+section,.facts div{background:var(--card);border:1px solid var(--line);border-radius:8px}
+section{padding:1em 1.2em;margin:1em 0;overflow-x:auto}p{color:var(--soft);margin:.3em 0}
+.facts{display:flex;flex-wrap:wrap;gap:.6em;margin:1.2em 0}.facts div{padding:.5em .9em;flex:1 0 auto}
+.facts b{display:block;font-size:1.15em;font-variant-numeric:tabular-nums}.facts span{color:var(--soft);font-size:.85em}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+td,th{padding:.3em 1em .3em 0;text-align:left;border-bottom:1px solid var(--line)}
+th{color:var(--soft);font-weight:500;font-size:.85em}tr:last-child td{border-bottom:0}td{overflow-wrap:anywhere}
+svg{width:100%;height:auto}svg text{font-size:12px;fill:var(--soft)}svg .grid{stroke:var(--line)}
+code{overflow-wrap:anywhere}.key span{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 1em}
+.key span:first-child{margin-left:0}
 """
 
 
@@ -37,44 +45,57 @@ def page(report: Report) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>from {escape(report.source)}, snapshot <code>{escape(report.snapshot)}</code></p>",
-        _table((), [(name, value) for name, value in facts(report)]),
-        "<h2>Bytes by lane</h2>",
-        _key(_COLOURS),
-        _lanes(report),
-        "<h2>Who the background yielded to</h2>",
-        _key(_THROTTLE),
-        _throttle(report),
-        "<h2>Waits</h2><p>Each point is a task that waited for a file; the height is how long (logarithmic).</p>",
-        _waits(report),
-        "<h2>Units</h2><p>Usable: when a unit had waited for the last time.</p>",
-        _table(
-            ("unit", "faults", "waited", "first", "usable"),
-            [
-                (unit.name, f"{unit.faults:,}", f"{unit.waited_ms:,.1f} ms", f"{unit.first_s:.2f} s", f"{unit.last_s:.2f} s")
-                for unit in sorted(report.units.values(), key=lambda unit: -unit.waited_ms)
-            ],
+        _tiles(facts(report)),
+        _section("Bytes by lane", _key(_COLOURS), _lanes(report)),
+        _section("Rate, and to whom the background yielded", _key(_THROTTLE), _throttle(report)),
+        _section(
+            "Waits", "<p>Each point is a task that waited for a file; the height is how long (logarithmic).</p>", _waits(report)
         ),
-        "<h2>Predictions</h2>",
-        _table(
-            ("kind", "made", "in time", "late", "unused", "not allowed"),
-            [
-                (kind, *(f"{found[name]:,}" for name in ("made", "hit", "late", "wasted", "dropped")))
-                for kind, found in sorted(report.predictions.items())
-            ],
-        ),
-        "<h2>Longest waits</h2>",
-        _table(
-            ("at", "waited", "who", "for"),
-            [
-                (f"{wait.at_s:.2f} s", f"{wait.waited_ms:,.1f} ms", f"{wait.comm} {wait.unit}".strip(), wait.path)
-                for wait in report.longest()
-            ],
-        ),
-        "<h2>Notes</h2>",
-        _table(("at", "what"), [(f"{at_s:.1f} s", text) for at_s, text in report.notes]),
+        _section("Units", "<p>Usable: when a unit had waited for the last time.</p>", _units(report)),
+        _section("Predictions", _predictions(report)),
+        _section("Longest waits", _longest(report)),
+        _section("Notes", _table(("at", "what"), [(f"{at_s:.1f} s", text) for at_s, text in report.notes])),
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return head + "\n".join(parts) + "</html>\n"
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
+
+
+def _tiles(pairs: Iterable[tuple[str, str]]) -> str:
+    tiles = (f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in pairs)
+    return f'<div class="facts">{"".join(tiles)}</div>'
+
+
+def _units(report: Report) -> str:
+    units = sorted(report.units.values(), key=lambda unit: -unit.waited_ms)
+    return _table(
+        ("unit", "faults", "waited", "first", "usable"),
+        [
+            (unit.name, f"{unit.faults:,}", f"{unit.waited_ms:,.1f} ms", f"{unit.first_s:.2f} s", f"{unit.last_s:.2f} s")
+            for unit in units
+        ],
+    )
+
+
+def _predictions(report: Report) -> str:
+    names = ("made", "hit", "late", "wasted", "dropped")
+    return _table(
+        ("kind", "made", "in time", "late", "unused", "not allowed"),
+        [(kind, *(f"{found[name]:,}" for name in names)) for kind, found in sorted(report.predictions.items())],
+    )
+
+
+def _longest(report: Report) -> str:
+    return _table(
+        ("at", "waited", "who", "for"),
+        [
+            (f"{wait.at_s:.2f} s", f"{wait.waited_ms:,.1f} ms", f"{wait.comm} {wait.unit}".strip(), wait.path)
+            for wait in report.longest()
+        ],
+    )
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
@@ -113,6 +134,12 @@ def _key(colours: dict[str, str]) -> str:
     return f'<p class="key">{spans}</p>'
 
 
+def _round_step(least: float) -> float:
+    """The next of 1, 2, 5, 10, 20, ..."""
+    power: float = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= least * 0.999)
+
+
 class _Axes:
     """From seconds and shares (0 to 1) to points of a plot."""
 
@@ -131,14 +158,20 @@ class _Axes:
         texts = [
             f'<text x="{_LEFT - 6}" y="{self.y(share) + 12}" text-anchor="end">{escape(text)}</text>' for share, text in labels
         ]
-        for part in range(5):
-            at_s = self._span * part / 4
-            anchor = "end" if part == 4 else "start"
-            texts.append(f'<text x="{self.x(at_s)}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{at_s:.4g} s</text>')
+        grid = [
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{self.y(at)}" y2="{self.y(at)}"/>'
+            for at, _ in (*labels, (0, ""))
+        ]
+        step_s = _round_step(self._span / 6)
+        for number in range(int(self._span / step_s) + 1):
+            at_s = number * step_s
+            anchor = "start" if not number else "end" if self.x(at_s) > _WIDTH - 20 else "middle"
+            texts.append(f'<text x="{self.x(at_s)}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{at_s:g} s</text>')
         if report.ready_s is not None:
             x = self.x(report.ready_s)
             texts.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{self.y(0)}" stroke="#2a9d8f" stroke-dasharray="4 3"/>')
-        return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{inner}{"".join(texts)}</svg>'
+            texts.append(f'<text x="{x + 4}" y="12">ready</text>')
+        return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(grid)}{inner}{"".join(texts)}</svg>'
 
 
 def _lanes(report: Report) -> str:
@@ -152,7 +185,7 @@ def _lanes(report: Report) -> str:
         back = [f"{axes.x(sample.at_s)},{axes.y(share)}" for sample, share in zip(report.samples, below, strict=True)]
         areas.append(f'<polygon fill="{_COLOURS[lane]}" points="{" ".join(forth + back[::-1])}"/>')
         below = above
-    return axes.draw("".join(areas), [(1.0, f"{most / 1e6:,.4g} MB"), (0.5, f"{most / 2e6:,.4g} MB")], report)
+    return axes.draw("".join(areas), [(1.0, f"{most / 1e6:,.1f} MB"), (0.5, f"{most / 2e6:,.1f} MB")], report)
 
 
 def _throttle(report: Report) -> str:
@@ -163,10 +196,10 @@ def _throttle(report: Report) -> str:
         if sample.throttle in _THROTTLE:
             x, width = axes.x(sample.at_s), axes.x(after.at_s) - axes.x(sample.at_s)
             colour = _THROTTLE[sample.throttle]
-            bands.append(f'<rect x="{x}" y="0" width="{width:.1f}" height="{axes.y(0)}" fill="{colour}"/>')
+            bands.append(f'<rect x="{x}" y="0" width="{width:.1f}" height="{axes.y(0)}" fill="{colour}" fill-opacity=".25"/>')
     points = " ".join(f"{axes.x(sample.at_s)},{axes.y(sample.rate_bytes_per_s / most)}" for sample in report.samples)
     line = f'<polyline fill="none" stroke="{_COLOURS["background"]}" stroke-width="1.5" points="{points}"/>'
-    return axes.draw("".join(bands) + line, [(1.0, f"{most / 1e6:,.4g} MB/s")], report)
+    return axes.draw("".join(bands) + line, [(1.0, f"{most / 1e6:,.1f} MB/s")], report)
 
 
 def _waits(report: Report) -> str:

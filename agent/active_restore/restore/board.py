@@ -24,7 +24,10 @@ _CONCURRENCY = 5
 _DROPPING = 6
 _DEMAND = 7
 _MOVED = 8
-_MAX_WORKERS = 55
+_MAX_WORKERS = 52
+_RANGING_WORKER = 52
+_MEEK = 61
+_RANGING = 62
 _GUESSING = 63
 _HEADER_BYTES = 512
 
@@ -127,6 +130,15 @@ class Board:
         self._words[_DROPPING] = int(value)
 
     @property
+    def meek(self) -> bool:
+        """Whether workers should leave the processors to whoever else wants them."""
+        return bool(self._words[_MEEK])
+
+    @meek.setter
+    def meek(self, value: bool) -> None:
+        self._words[_MEEK] = int(value)
+
+    @property
     def demand_ns(self) -> int:
         """When a task's file was restored last, or will have been: CLOCK_MONOTONIC, ns."""
         return self._words[_DEMAND]
@@ -144,10 +156,24 @@ class Board:
     def guessing(self, value: int) -> None:
         self._words[_GUESSING] = value
 
+    @property
+    def ranging(self) -> int:
+        """1 while files by range, too, are filled in the background and share the limit; else 0."""
+        return self._words[_RANGING]
+
+    @ranging.setter
+    def ranging(self, value: int) -> None:
+        self._words[_RANGING] = value
+
+    @property
+    def ranging_worker(self) -> int:
+        """The number of who fills them, beyond those of the workers."""
+        return _RANGING_WORKER
+
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""
-        self._words[_MOVED + worker % _MAX_WORKERS] += size
+        self._words[_MOVED + (worker if worker == _RANGING_WORKER else worker % _MAX_WORKERS)] += size
 
     def moved(self) -> int:
         """Bytes written by all workers, files in progress included."""
-        return sum(self._words[_MOVED : _MOVED + _MAX_WORKERS])
+        return sum(self._words[_MOVED : _MOVED + _MAX_WORKERS + 1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ _TURN_S = 2.0
 _FRESH_NS = 3_000_000
 _GIVE_WAY_S = 0.05
 _GLANCE_S = 0.001
+_MEEK_NICE = 19
 
 
 class Stopped(Exception):
@@ -50,6 +53,8 @@ class Pace:
         self._number = number
         self._limit = Bucket()
         self._manners = Bucket()
+        self._meek = False
+        self._usual_nice = 0
 
     def wait(self, row: int, size: int) -> None:
         """Return when ``size`` bytes of this row may be written. Raises ``Stopped``."""
@@ -57,6 +62,8 @@ class Pace:
         while True:
             if board.stopping:
                 raise Stopped
+            if self._mannered:
+                self._be_nice(meek=board.meek and not board.urgent[row])
             if board.urgent[row]:
                 return
             if (
@@ -68,6 +75,14 @@ class Pace:
                     self._give_way(row)
                 return
             time.sleep(_LOOK_S)
+
+    def _be_nice(self, *, meek: bool) -> None:
+        """Of this thread. The scheduler gives a meek one what nobody else wants, which costs nothing where nobody is."""
+        if meek != self._meek:
+            self._meek = meek
+            thread = threading.get_native_id()
+            usual = self._usual_nice = os.getpriority(os.PRIO_PROCESS, thread) if meek else self._usual_nice
+            os.setpriority(os.PRIO_PROCESS, thread, _MEEK_NICE if meek else usual)
 
     def _give_way(self, row: int) -> None:
         """Leave processors and disk to the tasks that are being served right now."""
@@ -83,7 +98,7 @@ class Pace:
         limit, pace, share = board.rate_bytes_per_s, board.pace_bytes_per_s, board.concurrency
         if not self._mannered:
             pace = 0
-        if limit and not self._limit.ready(limit / (share + board.guessing)):
+        if limit and not self._limit.ready(limit / (share + board.guessing + board.ranging)):
             return False
         if pace and not self._manners.ready(pace / share):
             return False

@@ -114,6 +114,19 @@ class PredictionCount:
 
 
 @dataclass(frozen=True, slots=True)
+class RangeCount:
+    """Files by range that are not finished: how many, their bytes, and how many of these are there.
+
+    ``mechanism`` is what lets tasks fault by range; empty where nothing does, or where no file is by range.
+    """
+
+    mechanism: str = ""
+    files: int = 0
+    bytes_total: int = 0
+    bytes_present: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
 
@@ -138,6 +151,7 @@ class Status:
     waiting: tuple[Waiting, ...] = ()
     predictions: dict[str, PredictionCount] = field(default_factory=dict)
     throttle: Throttled = Throttled()
+    ranges: RangeCount = RangeCount()
 
 
 @dataclass(frozen=True, slots=True)

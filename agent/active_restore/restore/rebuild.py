@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.catalog import FileRow
 from active_restore.errors import ActiveRestoreError
+from active_restore.linux.files import birth_ns
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row, marker_value
 from active_restore.model import FileRef, Kind, Problem
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int, int]]:
     """(row, handle, inode number, size) of every placeholder below ``target``; nothing is opened but directories.
+
+    The size is -1 where somebody has changed it since it was laid (truncate(2)).
 
     Other devices are left alone: snapshots of btrfs, which hold placeholders with the same rows.
     """
@@ -50,7 +53,10 @@ def _placeholder(
     except ValueError:
         return
     if value == marker_value(prefix, row, handle):
-        yield row, handle, entry.inode(), entry.stat(follow_symlinks=False).st_size
+        found = entry.stat(follow_symlinks=False)
+        born = birth_ns(entry.path)
+        changed = born is not None and found.st_mtime_ns >= born
+        yield row, handle, entry.inode(), -1 if changed else found.st_size
 
 
 def _marker(path: bytes) -> bytes:
@@ -92,7 +98,7 @@ def rebuild(
                 root.append((row, node, False))
             if row in marked:
                 handle, inode, size = marked.pop(row)
-                if node.kind is not Kind.FILE or node.size != size:
+                if node.kind is not Kind.FILE or size not in (-1, node.size):
                     raise _another_walk()
                 ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
                 yield FileRow(row, ref, handle), inode, order_key(node.content)

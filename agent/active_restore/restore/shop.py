@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Reporter
 
 
+_OPEN = (State.LAID, State.FILLED, State.RANGED)
+
+
 class Workshop(NamedTuple):
     """What every lane works with. ``mount_fd`` is the interceptor's passage."""
 
@@ -33,7 +36,7 @@ class Workshop(NamedTuple):
     def is_open(self) -> bool:
         """Whether any row is neither settled, gone nor refused, and the disk does not fail."""
         states = bytes(self.board.state)
-        return self.settler.failure is None and (states.count(State.LAID) > 0 or states.count(State.FILLED) > 0)
+        return self.settler.failure is None and any(states.count(state) for state in _OPEN)
 
 
 class Rows(NamedTuple):

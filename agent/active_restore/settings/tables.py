@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from active_restore.config import Existing, InterceptorName, Policy, RestoreOptions, Throttle
+from active_restore.rate import parse_size
 from active_restore.schedule import parse_schedule
-from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, Crowd, HostName, Limit, TopicPrefix
+from active_restore.settings.values import AbsolutePath, BrokerUrl, CredentialName, Crowd, HostName, Limit, Size, TopicPrefix
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MessageFormat = Literal["json", "msgpack"]
@@ -36,6 +37,8 @@ class RestoreTable(Table):
     limit: Limit = "0"
     throttle: Annotated[Throttle, _one_of(Throttle)] = "off"
     fault_timeout: Seconds = 600.0
+    ranges: Texts = ()
+    range_threshold: Size = "16MiB"
     head_start: Annotated[float, Field(ge=0, le=60, description="0 to 60 (seconds)")] = 1.0
 
 
@@ -66,6 +69,8 @@ class NamedRestore(RestoreTable):
             limit_windows=limit.windows,
             throttle=self.throttle,
             fault_timeout_s=self.fault_timeout,
+            ranges=self.ranges,
+            range_threshold_bytes=parse_size(self.range_threshold),
             head_start_s=self.head_start,
         )
 
@@ -81,6 +86,7 @@ class RelaxTable(Table):
     """``[relax]``: what ``active-restore relax`` watches while no restore runs."""
 
     directories: Directories = ()
+    changes: Flag = True
     learn: Annotated[float, Field(ge=0, le=86400, description="0 to 86400 (seconds; 0: always)")] = 600.0
     ignore: Texts = ("*backup*", "restic", "borg*", "rsync", "tar", "updatedb*", "man-db*", "apt-daily*")
 

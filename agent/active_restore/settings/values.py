@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from active_restore.errors import UsageError
+from active_restore.rate import parse_size
 from active_restore.schedule import parse_schedule
 
 BROKER_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -58,6 +59,17 @@ def _topic(text: str) -> str:
 Limit = Annotated[
     str, BeforeValidator(_limit), Field(description='like "50MB/s", by hours "20MiB/s 08:00-18:00, 50MB/s", or 0 for no limit')
 ]
+
+
+def _size(text: str) -> str:
+    try:
+        parse_size(text)
+    except UsageError:
+        raise ValueError("not a size") from None
+    return text
+
+
+Size = Annotated[str, AfterValidator(_size), Field(description='like "16MiB" or "50MB"')]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(description="an absolute path")]
 BrokerUrl = Annotated[
     str, AfterValidator(broker_url), Field(description="mqtt://[USER@]HOST[:PORT], or mqtts://, ws://, wss://")

@@ -50,6 +50,15 @@ class Reader(Protocol):
         Memory stays bounded (tens of MiB) whatever the sizes. Raises ``SourceUnavailable``.
         """
 
+    def bounds(self, ref: FileRef) -> Sequence[int] | None:
+        """Ascending offsets, from 0 to the size of the file, between which content can be read and verified on its own.
+
+        ``None`` where only the whole file can be verified, or where its parts are not known.
+        """
+
+    def read_part(self, ref: FileRef, bounds: Sequence[int], first: int, last: int) -> Iterator[Piece]:
+        """As ``read``, of the bytes from ``bounds[first]`` to ``bounds[last]`` alone."""
+
     def close(self) -> None:
         """Give back connections and descriptors."""
 

@@ -6,7 +6,8 @@ import errno
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import msgspec
 
@@ -16,13 +17,15 @@ from active_restore.source import extents, folder, manifest
 from active_restore.source.base import Handover, SnapshotInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from active_restore.model import FileRef
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _DAMAGED = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EACCES, errno.EPERM})
 _NAME = "dir"
+PART_BYTES = 256 << 10
+"""Of a large file that is read by range: small, as whoever waits wants little; who reads on is read ahead for."""
 
 
 class Content(NamedTuple):
@@ -114,6 +117,26 @@ class DirSource:
         """See ``Source.close``: nothing is held."""
 
 
+class EvenParts(Sequence[int]):
+    """The bounds of parts that are all of one size but the last."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return 1 + -(-self._size // PART_BYTES)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        """The offset of a part; the size of the file behind the last one."""
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return min(index * PART_BYTES, self._size)
+
+
 class DirReader:
     """See ``source.base.Reader``. A file that changes while it is read, or since it was planned, is a ``ContentError``."""
 
@@ -124,11 +147,13 @@ class DirReader:
 
     def read(self, ref: FileRef) -> Iterator[Piece]:
         """See ``Reader.read``. With a manifest the digest is compared after the last piece was yielded."""
-        content = Content.unpack(ref.content)
+        yield from self._read(ref, Content.unpack(ref.content).digest, None)
+
+    def _read(self, ref: FileRef, digest: bytes, part: tuple[int, int] | None) -> Iterator[Piece]:
         try:
-            descriptor = self._open(b"/".join(filter(None, (content.prefix, ref.path))))
+            descriptor = self._open(b"/".join(filter(None, (Content.unpack(ref.content).prefix, ref.path))))
             try:
-                yield from _verified(descriptor, ref, content.digest)
+                yield from _verified(descriptor, ref, digest, part)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -145,6 +170,16 @@ class DirReader:
                 yield position, error
                 continue
             yield position, None
+
+    def bounds(self, ref: FileRef) -> Sequence[int] | None:
+        """See ``Reader.bounds``. With a manifest there is one digest for all of the file."""
+        if Content.unpack(ref.content).digest:
+            return None
+        return EvenParts(ref.size)
+
+    def read_part(self, ref: FileRef, bounds: Sequence[int], first: int, last: int) -> Iterator[Piece]:
+        """See ``Reader.read_part``."""
+        yield from self._read(ref, b"", (bounds[first], bounds[last]))
 
     def close(self) -> None:
         """See ``Reader.close``."""
@@ -177,10 +212,10 @@ class DirReader:
         return SourceUnavailable(f"{self._path}: {error.strerror}", "is it mounted?")
 
 
-def _verified(descriptor: int, ref: FileRef, digest: bytes) -> Iterator[Piece]:
+def _verified(descriptor: int, ref: FileRef, digest: bytes, part: tuple[int, int] | None) -> Iterator[Piece]:
     running = manifest.Digest() if digest else None
     try:
-        for offset, data in extents.pieces(descriptor, ref.size, ref.mtime_ns):
+        for offset, data in extents.pieces(descriptor, ref.size, ref.mtime_ns, part):
             if running is not None:
                 running.feed(offset, data)
             yield Piece(offset, data)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1 << 20
 
 
-def pieces(descriptor: int, size: int, mtime_ns: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and data of everything that is no hole, ascending.
+def pieces(descriptor: int, size: int, mtime_ns: int, part: tuple[int, int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """Offset and data of everything that is no hole, ascending; ``part`` (begin and end) leaves out the rest of the file.
 
     Raises ``ContentError`` where the file is not a regular one of this size and time, or where it changes until the end
     of the iteration, and ``OSError`` where it cannot be read.
@@ -24,7 +24,7 @@ def pieces(descriptor: int, size: int, mtime_ns: int) -> Iterator[tuple[int, byt
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode) or (before.st_size, before.st_mtime_ns) != (size, mtime_ns):
         raise _changed()
-    for offset, length in _data(descriptor, before):
+    for offset, length in _data(descriptor, before, *(part or (0, size))):
         data = os.pread(descriptor, length, offset)
         if len(data) != length:
             raise _changed()
@@ -35,13 +35,11 @@ def pieces(descriptor: int, size: int, mtime_ns: int) -> Iterator[tuple[int, byt
         raise _changed()
 
 
-def _data(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
-    """Offset and length of what to read."""
-    size = status.st_size
-    if status.st_blocks * 512 >= size:
-        yield from _cut(0, size)
+def _data(descriptor: int, status: os.stat_result, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of what to read, from ``end`` to ``size``."""
+    if status.st_blocks * 512 >= status.st_size:
+        yield from _cut(end, size)
         return
-    end = 0
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
@@ -49,6 +47,8 @@ def _data(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
             if error.errno == errno.ENXIO:
                 return
             raise
+        if start >= size:
+            return
         end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         yield from _cut(start, end)
 

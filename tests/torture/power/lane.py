@@ -25,7 +25,7 @@ from active_restore.source import manifest
 from tests.kernel.rig import traces
 from tests.kernel.tasks import Task
 from tests.kernel.waiting import wait_until
-from tests.torture.power import warm
+from tests.torture import warm
 from tests.torture.power.deeds import Chain, Deeds, difference, matches
 from tests.torture.power.journal import Images, Journal, copy_sparse
 from tests.torture.power.recorder import Recorder
@@ -156,9 +156,10 @@ class Lane:
         self._sync(self.target.parent)
         self._first = recorder.position()
         rate = self._dice.choice(("2MiB/s", "3MiB/s", "5MiB/s"))
-        agent = warm.start(
-            ["restore", f"dir:{self.tree}", str(self.target), "--limit", rate, "--json"], self._env, *self._outputs("restore")
-        )
+        words = ["restore", f"dir:{self.tree}", str(self.target), "--limit", rate, "--json"]
+        out, err = self._outputs("restore")
+        with out.open("wb") as said, err.open("wb") as complained:
+            agent = warm.start(words, self._env, said.fileno(), complained.fileno())
         wait_until(lambda: (self.target / "zz-last").exists() or _ended(agent), "it is visible")
         digests = {str(name): self._digest(name) for name in self._files if str(name).isascii()}
         (self._place / "digests").write_text(json.dumps(digests))
@@ -283,7 +284,7 @@ class Lane:
         self._expect(code if code != _NOT_EQUAL else 0, 0, "verify")
 
     def _run(self, *words: str) -> int:
-        return warm.wait(warm.start(words, self._env, *self._outputs(words[0])))
+        return warm.run(words, self._env, *self._outputs(words[0]))
 
     def _outputs(self, command: str) -> tuple[Path, Path]:
         return self._place / f"{command}.out", self._place / f"{command}.err"

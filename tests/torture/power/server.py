@@ -8,6 +8,7 @@ Protocol: Linux ``include/uapi/linux/fuse.h``, 7.31.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -81,7 +82,9 @@ class Server:
                 self._reply(unique, 0, body)
 
     def _reply(self, unique: int, error: int, body: bytes) -> None:
-        os.writev(self._fuse, [_REPLY.pack(_REPLY.size + len(body), error, unique), body])
+        # Gone: who asked was interrupted, or it is being unmounted.
+        with contextlib.suppress(FileNotFoundError):
+            os.writev(self._fuse, [_REPLY.pack(_REPLY.size + len(body), error, unique), body])
 
     def _answer(self, code: int, node: int, body: memoryview) -> bytes:
         if code == READ:

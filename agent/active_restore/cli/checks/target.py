@@ -103,8 +103,8 @@ def _ranges(place: str) -> Finding:
         "pre-content events",
         not problem,
         "advised",
-        problem or "accesses come with their range",
-        "they also see truncate(2) by path and the ranges of large files",
+        problem or "accesses come with their range, files can be restored by range (--ranges)",
+        "without them truncate(2) by path is not held, and tasks wait for all of a large file: --ranges changes nothing",
         "use kernel 6.14 or newer with ext4, xfs or btrfs",
     )
 

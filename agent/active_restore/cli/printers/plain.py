@@ -97,7 +97,22 @@ def status_lines(status: Status) -> list[str]:
         parts.append(f"{count(status.faults, 'fault')} served")
     if status.refused:
         parts.append(f"{status.refused:,} refused")
-    return [", ".join(parts), *unreachable_lines(status), *prediction_lines(status), *waiting_lines(status.waiting)]
+    return [
+        ", ".join(parts),
+        *range_lines(status),
+        *unreachable_lines(status),
+        *prediction_lines(status),
+        *waiting_lines(status.waiting),
+    ]
+
+
+def range_lines(status: Status) -> list[str]:
+    """The files by range that are not finished, and what lets tasks fault by range."""
+    ranges = status.ranges
+    if not ranges.files:
+        return []
+    how = f"by {ranges.mechanism}" if ranges.mechanism else "this kernel cannot: tasks wait for all of a file"
+    return [f"{count(ranges.files, 'file')} by range ({how}), {size(ranges.bytes_present)} of {size(ranges.bytes_total)} there"]
 
 
 def phase_words(status: Status) -> str:

@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 MIN_RATE = 4 << 20
 """Bytes per second that the background always gets, whatever the machine does."""
 _MIN_SHARE = 0.02
-# Requests per second of others: at the first number somebody uses the disk, below the second nobody does.
+# Requests per second of others: at the first number somebody may use the disk, below the second nobody does.
 _BUSY_PER_S, _QUIET_PER_S = 40.0, 20.0
+# How many of them wait for it at a time. A log that is written now and then is no use that is worth a slower restore; who is
+# slowed down by us waits longer, and so is seen. At our minimum he waits less: the second one is lower.
+_BUSY_WAITING, _QUIET_WAITING = 0.03, 0.01
+_WAITING_SMOOTH_S = 3.0
 # Shorter than this is a moment's work that nobody waits for long.
 _BUSY_S = 0.3
 _FIRST_QUIET_S, _LAST_QUIET_S = 1.0, 30.0
+_REGARD = 10.0
 _CPU_ON, _CPU_OFF = 0.35, 0.15
 _MEMORY_ON, _MEMORY_OFF = 0.10, 0.02
 _DEMAND_HOLD_S = 1.0
 _SCARCE, _PLENTY = 0.20, 0.30
 _SMOOTH_S = 1.0
+_SLOW_S = 5.0
 _BEST_FADES_S = 600.0
 
 
@@ -39,10 +45,13 @@ class State:
 
     search: Search | None = None
     quiet_s: float = 0.0
+    present_s: float = 0.0
     needed_quiet_s: float = _FIRST_QUIET_S
     free_s: float = 0.0
     busy_s: float = 0.0
     requests_per_s: float = 0.0
+    waiting: float = 0.0
+    slow_s: float = math.inf
     speed: float = 0.0
     best: float = 0.0
     cpu: Latch = field(default_factory=lambda: Latch())
@@ -72,6 +81,7 @@ def step(state: State, load: Load, workers: int) -> tuple[State, Decision]:
         memory=state.memory.fed(load.memory_stall, load.seconds, (_MEMORY_ON, _MEMORY_OFF)),
         demand_s=0.0 if load.demand else state.demand_s + load.seconds,
         requests_per_s=_smoothed(state.requests_per_s, load.requests / load.seconds, load.seconds),
+        waiting=_smoothed(state.waiting, min(load.waiting, 1.0), load.seconds, _WAITING_SMOOTH_S),
         drop=load.free_share < (_PLENTY if state.drop else _SCARCE),
     )
     state = _measured(state, load)
@@ -88,30 +98,38 @@ def _measured(state: State, load: Load) -> State:
     """How fast the background is, and was at its best; that fades slowly, but not while others are in its way."""
     speed = _smoothed(state.speed, load.moved_bytes / load.seconds, load.seconds)
     fading = 1.0 if state.search else math.exp(-load.seconds / _BEST_FADES_S)
-    return replace(state, speed=speed, best=max(state.best * fading, speed))
+    slow_s = 0.0 if speed < MIN_RATE else state.slow_s + load.seconds
+    return replace(state, speed=speed, slow_s=slow_s, best=max(state.best * fading, speed))
 
 
 def _watched(state: State, load: Load) -> State:
     """Free so far."""
     free_s = state.free_s + load.seconds
-    is_busy = load.requests / load.seconds >= _BUSY_PER_S or state.requests_per_s >= _BUSY_PER_S
-    busy_s = state.busy_s + load.seconds if is_busy and load.requests else 0.0
+    are_many = load.requests / load.seconds >= _BUSY_PER_S or state.requests_per_s >= _BUSY_PER_S
+    is_busy = are_many and load.requests and state.waiting >= _BUSY_WAITING
+    busy_s = state.busy_s + load.seconds if is_busy else 0.0
     if busy_s < _BUSY_S:
         return replace(state, free_s=free_s, busy_s=busy_s)
     # Somebody who comes again and again shortly after we went off must not find us off again each time.
     soon = free_s < 10 * state.needed_quiet_s
     needed = state.needed_quiet_s * (2.0 if soon and state.free_s else 0.5)
     needed = min(max(needed, _FIRST_QUIET_S), _LAST_QUIET_S)
-    return replace(state, search=begin(floor(state)), quiet_s=0.0, free_s=0.0, busy_s=0.0, needed_quiet_s=needed)
+    return replace(
+        state, search=begin(floor(state)), quiet_s=0.0, present_s=busy_s, free_s=0.0, busy_s=0.0, needed_quiet_s=needed
+    )
 
 
 def _searched(state: State, load: Load) -> State:
     """Somebody used the disk a moment ago."""
     assert state.search is not None
-    quiet_s = state.quiet_s + load.seconds if load.requests / load.seconds < _QUIET_PER_S else 0.0
-    if quiet_s >= state.needed_quiet_s:
-        return replace(state, search=None, quiet_s=0.0, free_s=0.0, requests_per_s=0.0)
-    return replace(state, search=go_on(state.search, load, floor(state), state.best), quiet_s=quiet_s)
+    is_quiet = load.requests / load.seconds < _QUIET_PER_S or state.waiting < _QUIET_WAITING
+    quiet_s = state.quiet_s + load.seconds if is_quiet else 0.0
+    present_s = state.present_s + (0.0 if is_quiet else load.seconds)
+    # Whoever stays for a moment alone is not waited for as long as one who lives here.
+    if quiet_s >= min(state.needed_quiet_s, max(present_s * _REGARD, _FIRST_QUIET_S)):
+        return replace(state, search=None, quiet_s=0.0, free_s=0.0, requests_per_s=0.0, waiting=0.0)
+    search = go_on(state.search, load, floor(state), state.best)
+    return replace(state, search=search, quiet_s=quiet_s, present_s=present_s)
 
 
 def _decision(state: State, workers: int) -> Decision:
@@ -119,7 +137,9 @@ def _decision(state: State, workers: int) -> Decision:
     if state.demand_s < _DEMAND_HOLD_S and workers > 1:
         reason = "demand" if reason == "free" else reason
         count = min(count, workers // 2)
-    return Decision(math.ceil(rate), count, state.drop or state.memory.on, reason)
+    # Where the processors leave nothing to who asks for nothing, our minimum is not to be had that way.
+    meek = state.cpu.on and state.slow_s >= _SLOW_S
+    return Decision(math.ceil(rate), count, state.drop or state.memory.on, reason, meek)
 
 
 def _pace(state: State, workers: int) -> tuple[float, int, ThrottleReason]:
@@ -130,11 +150,11 @@ def _pace(state: State, workers: int) -> tuple[float, int, ThrottleReason]:
     if state.search is not None:
         rate = state.search.rate
         wanted = (rate, workers if rate > state.best / 2 else 1, "disk")
-    if state.cpu.on:
-        # How much of one they get then is the scheduler's business: our workers are nice.
-        wanted = (wanted[0], 1, "processor" if wanted[2] == "free" else wanted[2])
+    if state.cpu.on and state.search is None:
+        # Not fewer workers: whoever asks for nothing may have all that nobody else wants.
+        return (0.0, workers, "processor")
     return wanted
 
 
-def _smoothed(before: float, now: float, seconds: float) -> float:
-    return now + (before - now) * math.exp(-seconds / _SMOOTH_S)
+def _smoothed(before: float, now: float, seconds: float, memory_s: float = _SMOOTH_S) -> float:
+    return now + (before - now) * math.exp(-seconds / memory_s)

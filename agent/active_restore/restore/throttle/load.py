@@ -27,15 +27,22 @@ class Load(NamedTuple):
     demand: int = 0
     free_share: float = 1.0
 
+    @property
+    def waiting(self) -> float:
+        """How many tasks of others wait for our disks at a time, on average: 0.1 is somebody for a tenth of the time."""
+        return self.requests * self.latency_us / 1e6 / self.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """``rate_bytes_per_s`` is 0 for no limit and else never below the minimum; ``workers`` is at least 1.
 
-    ``drop`` asks for what the background restored to leave the page cache once it is durable.
+    ``meek`` workers are to leave the processors to whoever wants them. ``drop`` asks for what the background restored to
+    leave the page cache once it is durable.
     """
 
     rate_bytes_per_s: int
     workers: int
     drop: bool
     reason: ThrottleReason
+    meek: bool = False

@@ -79,6 +79,7 @@ class Ticker:
         """Nobody decides any more: whoever still works does it freely."""
         self._board.pace_bytes_per_s = 0
         self._board.concurrency = 0
+        self._board.meek = False
         self._told = Throttled()
 
     def _run(self) -> None:
@@ -118,6 +119,7 @@ class Ticker:
         self._board.pace_bytes_per_s = decision.rate_bytes_per_s
         self._board.concurrency = decision.workers
         self._board.dropping = decision.drop
+        self._board.meek = decision.meek
         self._told = Throttled(decision.reason, decision.rate_bytes_per_s, decision.workers, by)
 
     def _look_closer(self, sensor: Sensor) -> None:

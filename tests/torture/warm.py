@@ -8,7 +8,7 @@ subprocess would make it. Keepers are started as ever: they lock all their memor
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import faulthandler
 import fcntl
 import json
 import os
@@ -31,6 +31,7 @@ import active_restore.restore.layer_process
 import active_restore.restore.worker
 import active_restore.verify
 from active_restore.linux.libc import check, libc
+from active_restore.linux.process import name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +44,18 @@ _MAX_FDS = 64
 _BEYOND = 1000
 
 
-def start(arguments: Sequence[str], env: Mapping[str, str], out: Path, err: Path) -> int:
-    """``active-restore ARGUMENTS`` in a child of this process, which must have one thread only; its process id."""
-    return _forked(lambda: _command(arguments, env, out, err))
+def start(arguments: Sequence[str], env: Mapping[str, str], out: int, err: int) -> int:
+    """``active-restore ARGUMENTS`` in a child of this process, which must have one thread only; its process id.
+
+    ``out`` and ``err`` are descriptors, and stay open here.
+    """
+    return forked(lambda: command(arguments, env, out, err))
+
+
+def run(arguments: Sequence[str], env: Mapping[str, str], out: Path, err: Path) -> int:
+    """The same to its end; its exit code. What it says goes into two files."""
+    with out.open("wb") as said, err.open("wb") as complained:
+        return wait(start(arguments, env, said.fileno(), complained.fileno()))
 
 
 def wait(pid: int) -> int:
@@ -53,7 +63,8 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _forked(work: Callable[[], int]) -> int:
+def forked(work: Callable[[], int]) -> int:
+    """A child that does this work and ends with its result; its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -74,12 +85,12 @@ def _forked(work: Callable[[], int]) -> int:
         os._exit(code)
 
 
-def _command(arguments: Sequence[str], env: Mapping[str, str], out: Path, err: Path) -> int:
+def command(arguments: Sequence[str], env: Mapping[str, str], out: int, err: int) -> int:
+    """What ``start`` does in the child."""
     os.environ.clear()
     os.environ.update(env)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (out, err)]
-    _stand_in([nothing, *streams], [0, 1, 2])
+    _stand_in([os.open(os.devnull, os.O_RDONLY), out, err], [0, 1, 2])
+    faulthandler.enable()
     spawner = _Spawner()
     subprocess.Popen = spawner.popen  # type: ignore[assignment, misc]
     return active_restore.cli.main.main(list(arguments))
@@ -138,7 +149,7 @@ class _Spawner:
             if not request:
                 return
             read, write = os.pipe()
-            between = _forked(lambda: self._between(json.loads(request), fds, write))  # noqa: B023
+            between = forked(lambda: self._between(json.loads(request), fds, write))  # noqa: B023
             os.close(write)
             for fd in fds:
                 os.close(fd)
@@ -147,18 +158,21 @@ class _Spawner:
             os.close(read)
 
     def _between(self, request: dict[str, Any], fds: list[int], write: int) -> int:
-        pid = _forked(lambda: self._worker(request, fds, write))
+        between = os.getpid()
+        pid = forked(lambda: self._worker(request, fds, write, between))
         os.write(write, str(pid).encode())
         return 0
 
-    def _worker(self, request: dict[str, Any], fds: list[int], write: int) -> int:
+    def _worker(self, request: dict[str, Any], fds: list[int], write: int, between: int) -> int:
         os.close(write)
-        while os.getppid() != self._agent:
+        while (parent := os.getppid()) == between:
             os.sched_yield()
+        if parent != self._agent:
+            return 1  # it was killed meanwhile
         _stand_in(fds, request["numbers"])
         os.chdir("/")
         sys.argv = [request["module"]]
-        libc.prctl(15, ctypes.c_char_p(request["module"].rpartition(".")[2].encode()), 0, 0, 0)
+        name_thread(".".join(request["module"].split(".")[-2:]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

@@ -1,0 +1,95 @@
+"""What a thread that the kernel holds is about to do with a file that is restored by range, read from ``/proc``.
+
+A wrong answer must never be a harmless one: whatever is not known for sure is ``Intent.WRITE``, for which the file is
+finished whole. Numbers of system calls of 32-bit tasks that mean something else here never read, write or map a file.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import NamedTuple
+
+from active_restore.linux import tasks
+from active_restore.model import Intent
+
+_MAP_KINDS = 0x3
+_MAP_PRIVATE = 0x2
+# They hand files to the kernel, which then reads and writes them past every hook (loop devices, swap, moved extents).
+_ATTACHERS = frozenset(
+    {b"losetup", b"mount", b"busybox", b"kpartx", b"udisksd", b"systemd-dissec", b"swapon", b"e4defrag", b"xfs_fsr"}
+)
+
+
+class _Numbers(NamedTuple):
+    reads: frozenset[int]
+    writes: frozenset[int]
+    mmap: int
+    sendfile: int
+    splice: int
+    copy_file_range: int
+    opens: dict[int, int]
+
+
+_NUMBERS = {
+    "x86_64": _Numbers(
+        frozenset({0, 17, 19, 295, 327}), frozenset({1, 18, 20, 296, 328}), 9, 40, 275, 326, {2: 1, 257: 2, 304: 2}
+    ),
+    "aarch64": _Numbers(frozenset({63, 67, 65, 69, 286}), frozenset({64, 68, 66, 70, 287}), 222, 71, 76, 285, {56: 2, 265: 2}),
+}
+_HERE = _NUMBERS.get(platform.machine(), _Numbers(frozenset(), frozenset(), -1, -1, -1, -1, {}))
+
+
+def open_intent(tid: int) -> Intent:
+    """Of an open: READ, CHANGE (it will write), TRUNCATE, or WRITE for exec, for programs that hand files to the kernel
+    and for what cannot be known.
+    """
+    try:
+        words = tasks.system_call(tid)
+        flags = int(words[1 + _HERE.opens[int(words[0])]], 16)
+        if tasks.read_proc(f"/proc/{tid}/comm").rstrip(b"\n") in _ATTACHERS:
+            return Intent.WRITE
+    except (OSError, KeyError, ValueError, IndexError):
+        return Intent.WRITE
+    intent = tasks.intent_of_flags(flags)
+    return Intent.CHANGE if intent is Intent.WRITE else intent
+
+
+def access_intent(tid: int, file: int) -> Intent:
+    """Of a thread held in a pre-content access to the file behind the descriptor ``file``."""
+    try:
+        words = tasks.system_call(tid)
+        number = int(words[0])
+        if number in _HERE.reads:
+            return Intent.READ
+        if number in _HERE.writes:
+            return Intent.CHANGE
+        return _of_two_files(tid, file, number, [int(word, 16) for word in words[1:7]])
+    except (OSError, ValueError, IndexError):
+        return Intent.WRITE
+
+
+def _of_two_files(tid: int, file: int, number: int, arguments: list[int]) -> Intent:
+    if number == _HERE.mmap:
+        private = arguments[3] & _MAP_KINDS == _MAP_PRIVATE
+        return Intent.READ if private or not _is_writable(tid, arguments[4]) else Intent.MAP
+    if number == _HERE.sendfile:
+        return Intent.CHANGE if _is_same(tid, arguments[0], file) else Intent.READ
+    if number == _HERE.splice:
+        return Intent.CHANGE if _is_same(tid, arguments[2], file) else Intent.READ
+    if number == _HERE.copy_file_range:
+        # As the target it may get holes, by reflink: those look like missing pages to whoever comes after a crash.
+        return Intent.WRITE if _is_same(tid, arguments[2], file) else Intent.READ
+    return Intent.WRITE
+
+
+def _is_same(tid: int, fd: int, file: int) -> bool:
+    """Whether the descriptor ``fd`` of that task and ours are of one inode."""
+    theirs, ours = os.stat(f"/proc/{tid}/fd/{fd & 0xFFFFFFFF}"), os.fstat(file)
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _is_writable(tid: int, fd: int) -> bool:
+    info = tasks.read_proc(f"/proc/{tid}/fdinfo/{fd & 0xFFFFFFFF}")
+    flags = next(int(line.split()[1], 8) for line in info.splitlines() if line.startswith(b"flags:"))
+    return flags & os.O_ACCMODE != os.O_RDONLY

@@ -1,0 +1,112 @@
+"""The rest of files by range, step by step: those that somebody waits for or maps first, each in one go."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from active_restore.catalog import State
+from active_restore.errors import ContentError
+from active_restore.linux.process import idle_io, name_thread
+from active_restore.model import Lane
+from active_restore.presence import PAGE_BYTES
+from active_restore.restore.pace import Pace, Stopped
+from active_restore.restore.progress import Notice
+from active_restore.restore.ranges.file import Gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from active_restore.restore.ranges.demand import RangeDemand
+    from active_restore.restore.ranges.file import RangeFile
+    from active_restore.restore.shop import Workshop
+    from active_restore.source.base import Reader, Source
+
+_STEP_PAGES = (8 << 20) // PAGE_BYTES
+_RETRY_S = 5.0
+_LOOK_S = 0.5
+
+
+class RangeBackground:
+    """``run`` in a thread of its own. ``refused`` is told of what the backup does not have: row, path, errno, detail."""
+
+    def __init__(
+        self, shop: Workshop, source: Source, demand: RangeDemand, refused: Callable[[int, bytes, int, str], None]
+    ) -> None:
+        self._shop = shop
+        self._source = source
+        self._demand = demand
+        self._refused = refused
+        self._pace = Pace(shop.board, shop.board.ranging_worker)
+        self._first: deque[int] = deque()
+        self._left = deque(demand.files)
+        self._changed = threading.Condition()
+        demand.urgent = self._urge
+
+    def _urge(self, row: int) -> None:
+        self._shop.board.urgent[row] = 1
+        self.promote([row])
+
+    def promote(self, rows: Iterable[int]) -> None:
+        """These before the rest."""
+        with self._changed:
+            self._first.extend(rows)
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Until every file is finished, gone or refused, or the agent ends."""
+        name_thread("ar-ranges")
+        idle_io()
+        self._shop.board.ranging = 1
+        try:
+            while (file := self._next()) is not None:
+                try:
+                    with contextlib.closing(self._source.reader()) as reader:
+                        self._go_on(file, reader)
+                except Stopped:
+                    return
+                except Exception as error:
+                    # Whatever it is, the restore cannot end before this file is done.
+                    self._left.append(file.row)
+                    what = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+                    self._shop.reporter.event(Notice(f"the background waits {_RETRY_S:.0f} s: {what}"))
+                    self._demand.stop.wait(_RETRY_S)
+        finally:
+            self._shop.board.ranging = 0
+
+    def _next(self) -> RangeFile | None:
+        """The next file with work left."""
+        while not (self._demand.stop.is_set() or self._shop.board.stopping):
+            with self._changed:
+                if not (self._first or self._left):
+                    return None
+                row = (self._first or self._left).popleft()
+            file = self._demand.files.get(row)
+            if file is not None and not file.done and self._shop.board.state[row] == State.RANGED:
+                return file
+        return None
+
+    def _go_on(self, file: RangeFile, reader: Reader) -> None:
+        """Fill what can be had of a file; another one that is wanted more comes in between."""
+        row, page = file.row, 0
+        try:
+            while (gap := file.next_missing(page)) is not None:
+                if self._first and self._first[0] != row:
+                    self._left.appendleft(row)
+                    return
+                page, end = gap[0], min(gap[1], gap[0] + _STEP_PAGES)
+                self._pace.wait(row, (end - page) * PAGE_BYTES)
+                if file.done:
+                    return
+                with contextlib.suppress(ContentError):
+                    moved = file.fill(page, end, reader)
+                    self._shop.tally.filled(Lane.BACKGROUND, 0, moved)
+                    self._shop.board.add_moved(self._shop.board.ranging_worker, moved)
+            if file.damage is None:
+                self._demand.finish(file)
+            elif not file.done:
+                self._refused(row, file.file.ref.path, file.damage.errno, str(file.damage))
+        except Gone:
+            self._demand.conclude_gone(file)

@@ -1,0 +1,138 @@
+"""All files by range of one restore: found again or new, their faults, their background, and what is told of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, TypeAlias
+
+from active_restore.catalog import State
+from active_restore.linux import fiemap
+from active_restore.marker import TOUCHED
+from active_restore.placeholder import open_inode
+from active_restore.presence import PAGE_BYTES, Presence, memory_bytes
+from active_restore.restore.progress import RangeCount
+from active_restore.restore.ranges.background import RangeBackground
+from active_restore.restore.ranges.demand import RangeDemand
+from active_restore.restore.ranges.file import RangeFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from active_restore.catalog import FileRow
+    from active_restore.model import Fault
+    from active_restore.restore.demand import Answers
+    from active_restore.restore.progress import Waiting
+    from active_restore.restore.shop import Workshop
+    from active_restore.source.base import Source
+
+
+Hold: TypeAlias = "Callable[[Sequence[tuple[int, int]]], list[tuple[memoryview, bool]]]"
+
+
+class RangeLane:
+    """``load`` before faults are served; ``start`` when the background may begin; ``stop``, then ``close``.
+
+    ``mechanism`` is what lets tasks fault by range; without one they wait for whole files.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        answers: Answers,
+        source: Source,
+        fault_timeout_s: float,
+        settled: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._shop = shop
+        self._source = source
+        self._mechanism = ""
+        self._background: RangeBackground | None = None
+        self._worker: threading.Thread | None = None
+        self._demand = RangeDemand(shop, answers, source, fault_timeout_s, settled)
+
+    def load(self, files: Sequence[FileRow], hold: Hold, mechanism: str) -> None:
+        """These are by range; ``hold`` is ``Interceptor.hold_ranges``."""
+        self._mechanism = mechanism
+        memories = hold([(file.row, file.ref.size) for file in files])
+        for number, file in enumerate(files):
+            held = number < len(memories)
+            memory, new = memories[number] if held else (memoryview(bytearray(memory_bytes(file.ref.size))), True)
+            presence = Presence(memory, file.ref.size)
+            fresh = new and not self._recall(file, presence)
+            one = RangeFile(file, presence, self._shop, self._demand.stop, held=held, fresh=fresh)
+            self._demand.files[file.row] = one
+            self._shop.board.state[file.row] = State.RANGED
+
+    def _recall(self, file: FileRow, presence: Presence) -> bool:
+        """What the file system knows of earlier agents and of users; whether that is anything."""
+        fd = open_inode(self._shop.mount_fd, file.handle)
+        if fd is None:
+            return True
+        try:
+            size = os.fstat(fd).st_size
+            if TOUCHED in os.listxattr(fd):
+                presence.touch()
+            known = presence.touched or size != file.ref.size
+            # Where a user cut it off while nobody guarded it.
+            presence.add(min(-(-size // PAGE_BYTES), presence.pages), presence.pages)
+            for begin, end in fiemap.written(fd):
+                last = presence.pages if end >= file.ref.size else end // PAGE_BYTES
+                presence.add(min(-(-begin // PAGE_BYTES), last), last)
+                known = True
+        finally:
+            os.close(fd)
+        return known
+
+    def start(self, refused: Callable[[int, bytes, int, str], None]) -> None:
+        """Fill the rest meanwhile."""
+        if self._demand.files:
+            self._background = RangeBackground(self._shop, self._source, self._demand, refused)
+            self._worker = threading.Thread(target=self._background.run, name="ranges")
+            self._worker.start()
+
+    def before(self, otherwise: Callable[[Fault], None]) -> Callable[[Fault], None]:
+        """Who takes faults: of files by range this lane, of all others ``otherwise``."""
+
+        def on_fault(fault: Fault) -> None:
+            if not self._demand.on_fault(fault):
+                otherwise(fault)
+
+        return on_fault if self._demand.files else otherwise
+
+    @property
+    def unreachable_s(self) -> float:
+        """See ``Demand``."""
+        return self._demand.unreachable_s
+
+    @property
+    def awaited(self) -> int:
+        """How many tasks wait now."""
+        return self._demand.awaited
+
+    def waiting(self) -> list[Waiting]:
+        """Who waits now."""
+        return self._demand.waiting()
+
+    def promote(self, rows: Sequence[int]) -> int:
+        """Bring these forward; how many of them are by range and not finished."""
+        mine = [row for row in rows if row in self._demand.files and not self._demand.files[row].done]
+        if self._background is not None:
+            self._background.promote(mine)
+        return len(mine)
+
+    def count(self) -> RangeCount:
+        """For people."""
+        files = [file for file in self._demand.files.values() if not file.done]
+        there = sum(min(file.present_pages * PAGE_BYTES, file.file.ref.size) for file in files)
+        return RangeCount(self._mechanism, len(files), sum(file.file.ref.size for file in files), there)
+
+    def stop(self) -> None:
+        """The agent ends: tasks that wait are the interceptor's from now on."""
+        self._demand.stop.set()
+        if self._worker is not None:
+            self._worker.join()
+
+    def close(self) -> None:
+        """No fault comes any more."""
+        self._demand.close()

@@ -1,0 +1,121 @@
+"""What was done to half-restored files is there after agent and keepers have died at once, and after a power cut."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.disks import mounted
+from tests.kernel.rig import MIB, marked, traces
+from tests.kernel.tasks import python
+from tests.ranges.test_fsx import OPTIONS, from_restic
+from tests.restore.actions import outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kernel.rig import Rig
+
+OLD_NS = 1_400_000_000_987_654_321
+SIZE = 5 * MIB + 777
+# Each on a file of its own, whose pages are missing. All but the last five leave it half restored.
+ACTIONS = {
+    "read": "os.pread(os.open(p, os.O_RDONLY), 10, 2_000_000)",
+    "write": "os.pwrite(os.open(p, os.O_WRONLY), b'new', 3_000_001)",
+    "append": "os.write(os.open(p, os.O_WRONLY | os.O_APPEND), b'new')",
+    "extend": "os.pwrite(os.open(p, os.O_WRONLY), b'new', 5_900_000)",
+    # Pages around it are in the page cache, in large folios, and hold zeros.
+    "mapped store": "fd = os.open(p, os.O_RDWR)\nos.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)\nimport mmap\n"
+    + "m = mmap.mmap(fd, 4096, offset=3 << 20)\nm[5:8] = b'new'\nm.flush()",
+    "synced": "fd = os.open(p, os.O_RDWR)\nos.pwrite(fd, b'new', 10_001)\nos.fsync(fd)",
+    "direct": "import mmap\nm = mmap.mmap(-1, 4096)\nm[:] = b'n' * 4096\nfd = os.open(p, os.O_WRONLY | os.O_DIRECT)\n"
+    + "os.pwritev(fd, [m], 8192)",
+    "utime": "os.utime(p, ns=(5, 7))\nos.pread(os.open(p, os.O_RDONLY), 10, 2_000_000)",
+    "punch": "import ctypes\nfd = os.open(p, os.O_RDWR)\nos.pread(fd, 10, 100_000)\n"
+    + "assert ctypes.CDLL(None).fallocate(fd, 3, ctypes.c_long(90_000), ctypes.c_long(80_000)) == 0",
+    "truncate": "os.truncate(p, 50_000)\nos.truncate(p, 5_000_000)",
+    "open for nothing": "os.close(os.open(p, os.O_WRONLY | os.O_TRUNC))",
+    "allocate": "os.posix_fallocate(os.open(p, os.O_RDWR), 100_000, 500_000)",
+    "copy in": "fd = os.open(p, os.O_RDWR)\nos.copy_file_range(fd, fd, 100_000, 0, 1_000_000)",
+}
+HALF = list(ACTIONS)[:-5]
+
+
+def act(folder: Path) -> None:
+    for name, code in ACTIONS.items():
+        python(f"p = sys.argv[1]\n{code}", folder / name)
+
+
+def fill(tree: Path) -> None:
+    for name in ACTIONS:
+        (tree / name).write_bytes(os.urandom(SIZE))
+        os.utime(tree / name, ns=(OLD_NS, OLD_NS))
+
+
+def compare(model: Path, target: Path, *, times: bool) -> None:
+    for name in ACTIONS:
+        ours, theirs = outcome(target / name, OLD_NS + 1), outcome(model / name, OLD_NS + 1)
+        assert ours is not None
+        assert theirs is not None
+        if not times:
+            ours["mtime"] = theirs["mtime"]
+        assert ours.pop("content") == theirs.pop("content"), name
+        assert ours == theirs, name
+
+
+def prepare(rig: Rig, kind: str) -> Path:
+    fill(rig.tree)
+    model = rig.place / "model"
+    shutil.copytree(rig.tree, model)
+    act(model)
+    if kind != "xfs":
+        from_restic(rig)
+    return model
+
+
+def test_everything_dies(rig: Rig, target: Path) -> None:
+    model = prepare(rig, target.parent.name)
+    command = rig.restore(target, *OPTIONS, "--limit", "1")
+    with rig.control(target) as client:
+        client.pause()
+    act(target)
+    assert [name for name in ACTIONS if marked(target / name)] == HALF
+    command.kill()
+    for name in ("ar-standby", "ar-keeper"):
+        rig.kill(name)
+    command = rig.resume(target)
+    rig.finish(command, target)
+    compare(model, target, times=True)
+    rig.assert_clean(target)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_power_cut(rig: Rig, tmp_path: Path, kind: str) -> None:
+    """The disk as it was at one moment is put in the place of the disk; all that users did was synced before."""
+    model = prepare(rig, kind)
+    with mounted(kind, tmp_path / "disk", 600 * MIB) as disk:
+        target = disk.mount / "target"
+        command = rig.restore(target, *OPTIONS, "--limit", "1")
+        with rig.control(target) as client:
+            client.pause()
+        act(target)
+        image = tmp_path / "disk" / f"{kind}.img"
+        subprocess.run(["sync", "--file-system", target], check=True)
+        subprocess.run(["sync"], check=True)
+        later = image.with_suffix(".later")
+        subprocess.run(["cp", "--sparse=always", image, later], check=True)
+        command.kill()
+        for name in ("ar-standby", "ar-keeper"):
+            rig.kill(name)
+        subprocess.run(["umount", disk.mount], check=True)
+        subprocess.run(["mount", "-o", "loop", later, disk.mount], check=True)
+        assert [name for name in ACTIONS if marked(target / name)] == HALF
+        command = rig.resume(target)
+        rig.finish(command, target)
+        compare(model, target, times=True)
+        assert traces(target) == []
+        rig.assert_clean(target)
