@@ -17,8 +17,8 @@ if "ACTIVE_RESTORE_LOG" not in os.environ:
 pytest.register_assert_rewrite("tests.kernel.rig", "tests.kernel.tasks")
 pytest_plugins = ["tests.kernel.fixtures"]
 
-# Files of tests that take minutes. They go first: several processes share the files, and the last one should not be a long one.
-_LONG = ("torture/", "restore/test_deaths", "restore/test_readers", "restore/test_trouble", "house/", "service/", "mqtt/test_page")
+# Files of tests that take minutes. They go first: several processes share the files, and the last should not be a long one.
+_LONG = ("torture/", "ranges/", "restore/test_deaths", "restore/test_readers", "restore/test_trouble", "house/", "service/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
