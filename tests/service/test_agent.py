@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from active_restore.control.registry import directory_name
 from active_restore.errors import NotRunning
+from active_restore.restore.job import lock_file
 from tests.cli.test_end_to_end import fill
 from tests.kernel.disks import mounted
 from tests.kernel.waiting import wait_until
@@ -263,6 +266,19 @@ def test_a_target_that_is_not_mounted_and_another_whose_state_is_damaged(held_ri
         with reader(target / "b/file03") as task:
             assert task.communicate(timeout=60)[0] == (held_rig.tree / "b/file03").read_bytes()
         finish(held_rig, init, target)
+
+
+def test_a_lock_that_outlives_its_agent_is_waited_for(unfinished: Rig, init: Init, ext4_target: Path) -> None:
+    """A process that was just forked off a killed agent holds its lock for a moment: nobody guards the target then."""
+    with mock.patch.dict(os.environ, unfinished.env):
+        lock = os.open(lock_file(directory_name(str(ext4_target))), os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    init.start()
+    init.until("STATUS", "1 unfinished restores, 0 of them served by this service")
+    os.close(lock)
+    init.until("READY")
+    assert guarded(unfinished, ext4_target)
+    finish(unfinished, init, ext4_target)
 
 
 def test_a_broken_configuration_does_not_leave_anything_unguarded(unfinished: Rig, init: Init, ext4_target: Path) -> None:

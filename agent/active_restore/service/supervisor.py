@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOOK_MS = 1000
 _STOP_SECONDS = 60.0
+_DYING_SECONDS = 3.0
 _NOT_VISIBLE_YET = ("planning", "laying")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -55,6 +56,7 @@ class Supervisor:
         self._complained: set[str] = set()
         self._stopping = False
         self._ready = False
+        self._began = time.monotonic()
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGHUP; then end our children (keepers stay). Raises ``CapabilityMissing``."""
@@ -108,6 +110,9 @@ class Supervisor:
         child = self._children.get(name)
         if child is not None:
             return not child.guarded
+        if is_locked(lock_file(name)):
+            # Another agent serves it; or it was just killed, and a child that it was about to start still holds its lock.
+            return time.monotonic() < self._began + _DYING_SECONDS
         # Its file system is not mounted yet.
         return time.monotonic() < deadline and self._known(name) is not None
 
@@ -123,10 +128,11 @@ class Supervisor:
             if not is_locked(lock_file(restore.name)):
                 self._store.revive(restore.name, marker_prefix(restore.restore_id))
             known = self._children.get(restore.name)
-            if known is None and not self._is_ours(restore, also_stopped=also_stopped):
-                continue
-            if restore.phase not in _NOT_VISIBLE_YET:
+            is_ours = known is not None or self._is_ours(restore, also_stopped=also_stopped)
+            if restore.phase not in _NOT_VISIBLE_YET and (is_ours or is_locked(lock_file(restore.name))):
                 waiting.append(restore.name)
+            if not is_ours:
+                continue
             if known is not None or self._is_there(restore):
                 self._go_on(restore, known)
         self._each_look(found)
