@@ -15,7 +15,8 @@ from array import array
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
-from active_restore.errors import ActiveRestoreError, TargetError
+from active_restore.config import NO_POLICY
+from active_restore.errors import ActiveRestoreError, TargetError, UsageError
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
@@ -39,7 +40,7 @@ from active_restore.source.reachable import await_reachable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from active_restore.config import LimitWindow
+    from active_restore.config import LimitWindow, Policy
     from active_restore.intercept.base import Interceptor
     from active_restore.model import Fault, Problem
     from active_restore.restore.job import Job
@@ -125,7 +126,15 @@ class Run:
     def _territory(self) -> Territory:
         job = self._job
         rows = self._catalog.row_count()
-        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows, load().policy.policy())
+        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows, self._policy())
+
+    def _policy(self) -> Policy:
+        """Placeholders must be guarded, whatever somebody has written into the configuration since the restore began."""
+        try:
+            return load().policy.policy()
+        except UsageError as error:
+            self._warn(f"no policy is in force: {error}")
+            return NO_POLICY
 
     def _lay(self, laying: Laying, interceptor: Interceptor) -> None:
         """Arm the empty guard, then read the snapshot and lay everything in the staging directory."""
