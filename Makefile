@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml Makefile
 	@touch $@
 
 test: setup
-	tests/all $(BIN)/python
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/vm
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm

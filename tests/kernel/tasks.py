@@ -81,7 +81,7 @@ class Task:
     def output(self) -> bytes:
         """Wait for its good end; what it wrote."""
         code, out, err = self.finish()
-        assert code == 0, (code, err.decode(errors="replace"))
+        assert code == 0, (code, out.decode(errors="replace")[-500:], err.decode(errors="replace"))
         return out
 
     def kill(self) -> None:
