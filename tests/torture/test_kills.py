@@ -1,7 +1,7 @@
 """Agents, keepers, workers and layers that are killed and stopped at seeded random moments: every invariant holds.
 
-In CI 200 processes are hit (TORTURE_BLOWS), in lives of restores side by side (``lives``) with readers and a writer at work. ``make torture``
-runs the same for as long as is wished: TORTURE_SECONDS; TORTURE_SEED repeats a choice of blows.
+In CI 200 processes are hit (TORTURE_BLOWS), in lives of restores side by side (``lives``) with readers and a writer at work.
+``make torture`` runs the same for as long as is wished: TORTURE_SECONDS; TORTURE_SEED repeats a choice of blows.
 """
 
 from __future__ import annotations
