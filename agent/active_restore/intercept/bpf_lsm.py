@@ -102,7 +102,7 @@ class BpfInterceptor:
         device = os.stat(territory.root).st_dev
         defines = {
             "TARGET_DEV": os.major(device) << 20 | os.minor(device),
-            "GATE_WORDS": _words(territory.rows),
+            "GATE_WORDS": gate_words(territory.rows),
             "EXTENT_WORDS": 1,
             "RING_PAGES": self._ring_pages,
             "RANGES": 0,
@@ -384,7 +384,7 @@ class BpfInterceptor:
         self._claim.release()
 
 
-def _words(rows: int) -> int:
+def gate_words(rows: int) -> int:
     """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
     return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
