@@ -34,9 +34,9 @@ test-vm-sample: setup
 fuzz: setup
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
-# Restores under attack for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
+# Kills, then power cuts, each for TORTURE_SECONDS; every life prints the TORTURE_SEED that repeats it.
 torture: setup
-	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-3600} $(BIN)/python -m pytest -o timeout=0 tests/torture/test_kills.py tests/torture/test_power_cuts.py
 
 deb: setup
 	PIP_PYTHON="$(CURDIR)/$(BIN)/python" packaging/debian/build build/deb

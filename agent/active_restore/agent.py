@@ -76,9 +76,7 @@ def resume(
     targets.need_root()
     real = os.path.realpath(target)
     name = directory_name(real)
-    _find_job(name, real)
     with only_agent(name):
-        # Looked up again under the lock: it may have ended meanwhile.
         job = _find_job(name, real)
         if source:
             job = job.with_source(source)

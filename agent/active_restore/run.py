@@ -104,7 +104,7 @@ class Run:
                 interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
             self._lay(laying, interceptor)
             return interceptor
-        if job.phase == "lost":
+        if job.phase in ("lost", "forgotten"):
             laying.plan_again()
             self._job = laying.job
         for problem in self._catalog.problems():

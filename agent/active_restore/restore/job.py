@@ -1,7 +1,8 @@
 """The record of one restore: what was asked, how far it came, and the lock that keeps a second agent away.
 
-It lives in the state directory as ``restore.json`` and, from before anything is visible, as an xattr of the target's
-root, so that a lost state directory can be rebuilt from the target alone.
+It lives in the state directory as ``restore.json`` and, from before anything is laid, as an xattr of the target's root, so
+that a lost state directory can be rebuilt from the target alone. That one knows the phase, too, and durably so before anything
+is visible: what was not laid completely must be laid again, and not be taken for all that there is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "lost"]
+# The last two: the state is lost, and maybe not all is visible (lost), or all is (forgotten).
+Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "lost", "forgotten"]
 _FILE = "restore.json"
 
 
@@ -77,9 +79,10 @@ class Job:
         return {"restore_id": self.restore_id, "phase": self.phase, **dataclasses.asdict(self.options)}
 
     def in_phase(self, phase: Stage) -> Job:
-        """The same job further on; saved."""
+        """The same job further on; saved, on the target as well."""
         job = dataclasses.replace(self, phase=phase)
         job.save()
+        job._mark_target()
         return job
 
     def with_source(self, source: str) -> Job:
@@ -92,9 +95,17 @@ class Job:
         job.save()
         return job
 
-    def mark_target(self) -> None:
-        """Leave the record on the target's root."""
-        os.setxattr(self.options.target, MARKER, json.dumps(self._as_dict()).encode())
+    def _mark_target(self) -> None:
+        """Leave the record on the target's root, durably."""
+        try:
+            root = os.open(self.options.target, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return  # its user has moved it away
+        try:
+            os.setxattr(root, MARKER, json.dumps(self._as_dict()).encode())
+            os.fsync(root)
+        finally:
+            os.close(root)
 
     def forget(self) -> None:
         """Remove every trace of the record."""
@@ -135,11 +146,14 @@ def load(name: str) -> Job:
         ) from error
 
 
+_AFTER_LOSS: dict[Stage, Stage] = {"planning": "laying", "laying": "laying", "revealing": "lost"}
+
+
 def load_from_target(name: str, target: str) -> Job:
-    """The job that a target's root remembers, in phase ``lost``: its catalog must be rebuilt. Raises ``NotRunning``."""
+    """The job that a target's root remembers, to be laid again or with a catalog to be rebuilt. Raises ``NotRunning``."""
     try:
-        found = json.loads(os.getxattr(target, MARKER))
-        return _from_dict(name, {**found, "phase": "lost"})
+        job = _from_dict(name, json.loads(os.getxattr(target, MARKER)))
+        return dataclasses.replace(job, phase=_AFTER_LOSS.get(job.phase, "forgotten"))
     except (OSError, ValueError, KeyError, TypeError):
         raise NotRunning(f"no restore is known for {target}", "begin one with: active-restore restore SOURCE TARGET") from None
 

@@ -70,7 +70,7 @@ class Laying:
         self._catalog.clear()
         nodes = plan.selected(self._source, self.choose(), options)
         rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
-        self.job = self.job.in_phase("revealing")
+        self.job = self.job.in_phase("revealing" if self.job.phase == "lost" else "restoring")
 
     def lay(
         self,
@@ -86,7 +86,6 @@ class Laying:
         """
         options = self.job.options
         self._catalog.clear()
-        self.job.mark_target()
         staging = make_staging(options.target, self.job.restore_id)
         outcome = Outcome(add, self._telling.problem, self._telling.warn)
         process.begin(self._catalog.file_path, staging, self.job.marker_prefix, outcome, inode_numbers=inode_numbers)

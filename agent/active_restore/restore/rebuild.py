@@ -78,6 +78,7 @@ def rebuild(
         marked[row] = (handle, inode, size)
     rows = 0
     problems: list[Problem] = []
+    root: list[tuple[int, Node, bool]] = []
 
     def found() -> Iterator[tuple[FileRow, int, int]]:
         nonlocal rows
@@ -87,6 +88,8 @@ def rebuild(
                 continue
             row, node, _ = item
             rows = row + 1
+            if not node.path:
+                root.append((row, node, False))
             if row in marked:
                 handle, inode, size = marked.pop(row)
                 if node.kind is not Kind.FILE or node.size != size:
@@ -95,6 +98,7 @@ def rebuild(
                 yield FileRow(row, ref, handle), inode, order_key(node.content)
 
     catalog.add_files(found())
+    catalog.add_nodes(root)
     if marked:
         raise _another_walk()
     for problem in problems:

@@ -3,7 +3,11 @@
 An exclusive flock(2) on the inode decides between a demand thread and a worker process: nobody else can hold one, since
 no task gets a descriptor of an unfilled placeholder. It ends with the descriptor, so a killed filler blocks nobody.
 
-Not guaranteed: that a user's utimensat(2) in the microseconds between a look at the times and our write is kept.
+Before its first write a filler leaves a sign in the nanoseconds of the access time: should the machine fail, the file system
+may keep the modification time of a write whose bytes are lost, and that time must not pass for a user's.
+
+Not guaranteed: that a user's utimensat(2) in the microseconds between a look at the times and our write is kept; the
+nanoseconds of the access time where a filler was killed.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import zlib
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from active_restore.restore.board import Board
 
 _CAPABILITY = "security.capability"
+_SECOND_NS = 10**9
 
 
 class Claim(Enum):
@@ -59,6 +65,7 @@ class Filling:
         self._last_mtime = 0
         self._fresh = False
         self._capability: bytes | None = None
+        self._sign_ns = zlib.crc32(b"begun" + file.handle) % _SECOND_NS
 
     def claim(self, *, wait: bool = True) -> Claim:
         """Open and lock the inode. While somebody else fills this very file: wait, or ``BUSY``. Raises ``OSError``."""
@@ -92,14 +99,16 @@ class Filling:
         found = os.fstat(self._fd)
         self._size = min(found.st_size, self.file.ref.size)
         self._fresh = not _has_data(self._fd)
+        begun = found.st_atime_ns % _SECOND_NS == self._sign_ns
         # Only writing makes these two times equal: a filler that died here left its own, not a user's.
-        was_written = not self._fresh and found.st_mtime_ns == found.st_ctime_ns
-        self._times = (found.st_atime_ns, self.file.ref.mtime_ns if was_written else found.st_mtime_ns)
+        was_written = (begun or not self._fresh) and found.st_mtime_ns == found.st_ctime_ns
+        accessed = found.st_atime_ns - self._sign_ns if begun else found.st_atime_ns
+        self._times = (accessed, self.file.ref.mtime_ns if was_written else found.st_mtime_ns)
         self._last_mtime = found.st_mtime_ns
         self._capability = self._attribute(_CAPABILITY)
         if self._capability is not None:
             os.setxattr(self._fd, SAVED_CAPABILITY, self._capability)
-        elif not self._fresh:
+        else:
             self._capability = self._attribute(SAVED_CAPABILITY)
 
     def _attribute(self, name: str) -> bytes | None:
@@ -114,6 +123,8 @@ class Filling:
         """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO)."""
         if self.written:
             self._notice_times()
+        if not self._began:
+            self._sign()
         # Also a write that fails changes the times, and may leave a part.
         self._began = True
         room = self._size - piece.offset
@@ -126,11 +137,16 @@ class Filling:
         self.written += len(piece.data)
         self._last_mtime = os.fstat(self._fd).st_mtime_ns
 
+    def _sign(self) -> None:
+        accessed = self._times[0]
+        os.utime(self._fd, ns=(accessed - accessed % _SECOND_NS + self._sign_ns, self._times[1]))
+
     def _notice_times(self) -> None:
         """Times that are not from our last write are a user's: those are put back at the end."""
         found = os.fstat(self._fd)
         if found.st_mtime_ns != self._last_mtime:
-            self._times = (found.st_atime_ns, found.st_mtime_ns)
+            signed = found.st_atime_ns % _SECOND_NS == self._sign_ns
+            self._times = (self._times[0] if signed else found.st_atime_ns, found.st_mtime_ns)
 
     def finish(self, tell: Callable[[int], None] | None = None) -> None:
         """All pieces are written: put back times and capabilities; the content may be read from now on.
@@ -139,8 +155,9 @@ class Filling:
         """
         if self.written:
             self._notice_times()
-        self._put_capability_back()
+        # Times first: setting an attribute moves the time of change away from that of our write, by which it is known.
         os.utime(self._fd, ns=self._times)
+        self._put_capability_back()
         if tell is not None:
             tell(self._fd)
         self._board.state[self.file.row] = State.FILLED
@@ -171,9 +188,9 @@ class Filling:
             with contextlib.suppress(OSError):
                 punch_hole(self._fd, 0, self.file.ref.size)
         with contextlib.suppress(OSError):
-            self._put_capability_back()
             if self._began:
                 os.utime(self._fd, ns=self._times)
+            self._put_capability_back()
 
     def keep_inode(self) -> int:
         """Hand the read-only descriptor over to the caller."""

@@ -1,0 +1,87 @@
+"""Power cuts while a restore runs with a reader and a writer: 504 in CI, on ext4, xfs and btrfs.
+
+Each lane records one restore on a disk that notes every write and flush (``power``), then cuts it at seeded moments: right
+behind a flush, or anywhere, with any part of what was not flushed. Every image is mounted; ``resume`` finishes, ``verify``
+finds nothing changed but what the user changed, what the user had synced is there, and no file without a marker has ever
+anything but its content. Now and then the state directory is lost, too; in every second lane it has a disk of its own.
+
+``make torture`` goes on for TORTURE_SECONDS; TORTURE_SEED repeats a choice of deeds and cuts (moments are the machine's).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.machine import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CUTS = int(os.environ.get("TORTURE_CUTS", "504"))
+_LANES = [(kind, disks) for disks in (1, 2) for kind in ("ext4", "xfs", "btrfs")]
+_LANE_S = 1500
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory without a disk under it: images are copied hundreds of times."""
+    place = tmp_path / "memory"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6g", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        # With what a lane that failed has left mounted in it.
+        subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
+
+
+@pytest.mark.timeout(0)
+def test_power_cuts(memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int(os.environ.get("TORTURE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+    end = time.monotonic() + float(os.environ.get("TORTURE_SECONDS", "0"))
+    counts: Counter[str] = Counter()
+    for round_ in itertools.count():
+        if round_ and time.monotonic() > end:
+            break
+        counts += _round(memory / f"round{round_}", seed + round_)
+        with capsys.disabled():
+            print(f"\nTORTURE_SEED={seed + round_}: {counts['cuts']} power cuts so far: {dict(counts)}", end="", flush=True)
+    assert counts["cuts"] >= _CUTS
+
+
+def _round(place: Path, seed: int) -> Counter[str]:
+    """All lanes side by side; what they counted."""
+    place.mkdir()
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        lanes = []
+        for number, (kind, disks) in enumerate(_LANES):
+            room = place / f"{kind}-{disks}"
+            room.mkdir()
+            words = (kind, str(seed * len(_LANES) + number), str(-(-_CUTS // len(_LANES))), str(disks), str(room))
+            argv = [sys.executable, "-m", "tests.torture.power.lane", *words]
+            log = stack.enter_context(open(place / f"{kind}-{disks}.log", "w+"))
+            lane = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            stack.callback(lane.wait)
+            stack.callback(lane.kill)
+            lanes.append((lane, log))
+        for lane, log in lanes:
+            code = lane.wait(_LANE_S)
+            log.seek(0)
+            said = log.read().splitlines()
+            assert code == 0, "\n".join([f"seed {seed}, {lane.args!r}", *said[-12:]])
+            counts += Counter(json.loads(said[-1].removeprefix("counts ")))
+    subprocess.run(["rm", "-rf", place], check=True)
+    return counts
