@@ -61,7 +61,8 @@ class RestoreOptions:
     """One restore. ``source`` is the user's spelling without secrets, ``target`` an absolute path.
 
     ``limit_bytes_per_s`` is 0 for no limit and holds outside of ``limit_windows``; ``workers`` 0 lets the agent choose;
-    ``order`` is a file with a recorded order, empty for the snapshot's own;
+    ``order`` is a file with a recorded order, empty for the snapshot's own; ``head_start_s`` bounds the time in which its
+    first files are restored before all is ready;
     ``connections`` is how many requests at a time a remote source gets (0: as many as there is use for);
     ``fault_timeout_s`` is how long tasks wait for a source that cannot be reached; ``hold`` is how BPF holds them.
     """
@@ -81,4 +82,5 @@ class RestoreOptions:
     fault_timeout_s: float = 600.0
     workers: int = 0
     order: str = ""
+    head_start_s: float = 1.0
     connections: int = 0

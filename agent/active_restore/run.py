@@ -15,7 +15,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
-from active_restore.errors import ActiveRestoreError, SourceUnavailable, TargetError
+from active_restore.errors import ActiveRestoreError, TargetError
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
@@ -31,6 +31,8 @@ from active_restore.restore.progress import Done, Notice, Ready, Refused, Status
 from active_restore.restore.shop import Rows, Workshop, open_shop
 from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.settings.file import load
+from active_restore.source.open import local_paths
+from active_restore.source.reachable import await_reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL_SECONDS = 0.1
-_SOURCE_SECONDS = 1.0
 _MAX_WORKERS = 2
 
 
@@ -170,6 +171,8 @@ class Run:
         assert shop is not None
         assert demand is not None
         if self._job.phase == "revealing":
+            if self._layer is not None and self._job.options.existing == "refuse":
+                self._give_head_start(laying, passage, lane)
             laying.reveal()
         self._phase = "restoring"
         self._reporter.event(Ready(time.monotonic() - self._started))
@@ -179,6 +182,11 @@ class Run:
         self._fill(shop, demand, interceptor, lane)
         return self._end(shop, interceptor, demand)
 
+    def _give_head_start(self, laying: Laying, passage: int, lane: PredictedLane) -> None:
+        with laying.staged(passage) as inside:
+            lane.follow(self._job.options.order, self._source, inside)
+            lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
+
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
         rows = Rows(interceptor.settled, interceptor.completed)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
@@ -187,7 +195,7 @@ class Run:
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
         """Run the background until every row is concluded, or until we are stopped."""
-        if not self._await_source():
+        if not await_reachable(self._source, self._stopping, self._warn):
             return
         hooks = Hooks(interceptor.settled, demand.note_refused)
         workers = self._job.options.workers or min(_MAX_WORKERS, os.cpu_count() or 1)
@@ -195,9 +203,10 @@ class Run:
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
         counters = Counters(lambda: background.pids() + lane.pids(), lambda: shop.tally.faults, lambda: demand.awaited)
-        places = [self._job.options.target, *_local_path(self._source.url)]
+        places = [self._job.options.target, *local_paths(self._source.url)]
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
-        lane.start(hooks, self._job.options.order, self._source)
+        lane.follow(self._job.options.order, self._source)
+        lane.start(hooks)
         with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             # The user may have set another one while it was made.
             self._ticker.limits = self._limits
@@ -212,20 +221,6 @@ class Run:
             for server in servers:
                 server.join()
         demand.patience.look()
-
-    def _await_source(self) -> bool:
-        """Until content can be had: the guard may stand before the source does. ``False`` when we are stopped."""
-        told = ""
-        while not self._stopping.is_set():
-            try:
-                self._source.reader().close()
-                return True
-            except SourceUnavailable as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._warn(f"the source cannot be reached, the background waits: {told}")
-                self._stopping.wait(_SOURCE_SECONDS)
-        return False
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
@@ -254,6 +249,8 @@ class Run:
         """Say how the guard goes on, then end our threads."""
         self._parted = True
         demand.stop()
+        if self._predicted is not None:
+            self._predicted.stop()
         farewell()
         shop.settler.close()
         for thread in self._threads:
@@ -356,12 +353,6 @@ class Run:
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
-
-
-def _local_path(url: str) -> list[str]:
-    """Where a source lies on this machine; nothing for one behind a network."""
-    path = url.partition(":")[2]
-    return [path] if path.startswith("/") else []
 
 
 def _serve(interceptor: Interceptor, demand: Demand) -> None:

@@ -54,8 +54,8 @@ def status_of(rig: Rig, target: Path) -> dict[str, object]:
 def test_restore_says_what_it_does(full: Rig, ext4_target: Path) -> None:
     ended = full.run("restore", full.source, ext4_target, "--json")
     assert (ended.returncode, ended.stderr) == (0, "")
-    events = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [event["event"] for event in events if event["event"] != "progress"] == ["planned", "ready", "done"]
+    events = [event for line in ended.stdout.splitlines() if (event := json.loads(line))["event"] != "progress"]
+    assert [event["event"] for event in events] == ["planned", "ready", "done"]
     planned, done = events[0], events[-1]
     assert (planned["files"], planned["bytes"]) == (FILES, FILES * 64 * KIB)
     assert (done["files"], done["bytes"], done["refused"]) == (FILES, FILES * 64 * KIB, 0)

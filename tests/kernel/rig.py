@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -33,12 +34,37 @@ def add_decoys(tree: Path) -> None:
     """What the background does first: each fills a batch alone and exhausts a limit of 1 byte a second for ever.
 
     A restore that begins with ``--limit 1`` fills nothing else by itself. Call it before other files are made: a directory
-    is restored in the order of inode numbers.
+    is restored in the order of inode numbers (and ``Rig.start`` looks after that).
     """
     for number in range(_DECOYS):
         with open(tree / f"decoy{number}", "wb") as file:
             file.write(b"d" * 65536)
             file.truncate(_DECOY_BYTES)
+
+
+def keep_decoys_first(tree: Path) -> None:
+    """Give files new inode numbers that got lower ones than the decoys: others delete files on the same disk meanwhile."""
+    last = max((path.stat().st_ino for path in tree.glob("decoy?")), default=0)
+    files: dict[int, list[Path]] = {}
+    for folder, _, names in os.walk(tree):
+        for path in (Path(folder) / name for name in names if not name.startswith("decoy")):
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_ino < last:
+                files.setdefault(found.st_ino, []).append(path)
+    rejected: list[Path] = []
+    for first, *links in files.values():
+        while True:
+            fresh = first.with_name(f"{first.name}.fresh{len(rejected)}")
+            subprocess.run(["cp", "-a", "--sparse=always", first, fresh], check=True)
+            if fresh.stat().st_ino > last:
+                break
+            rejected.append(fresh)
+        fresh.rename(first)
+        for link in links:
+            link.unlink()
+            link.hardlink_to(first)
+    for path in rejected:
+        path.unlink()
 
 
 class Rig:
@@ -70,6 +96,8 @@ class Rig:
 
     def start(self, *arguments: str | Path) -> Command:
         """A command that goes on while the test does; it prints JSON."""
+        if arguments[0] == "restore" and self.source == f"dir:{self.tree}":
+            keep_decoys_first(self.tree)
         command = Command([*self.way_in, *self.argv(*arguments), "--json"], self.env)
         self._commands.append(command)
         return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,6 +76,34 @@ def test_the_snapshot_brings_its_order(ordered_rig: Rig, target: Path) -> None:
     assert (status.lanes["predicted"].files, status.predictions["order"].made) == (2, 2)
     ordered_rig.finish(command, target)
     ordered_rig.verify(target)
+
+
+def test_a_program_that_starts_when_all_is_ready_waits_for_nothing(ordered_rig: Rig, target: Path) -> None:
+    """The first files come before that, without a process; within a limit, what it gives in that time."""
+    (ordered_rig.tree / NAME).write_bytes(record("two", "decoy1", "deep/one"))
+    command = ordered_rig.restore(target, *SLOW, "--head-start", "60")
+    assert not ordered_rig.processes("predict.process")
+    read(target / "two")
+    with ordered_rig.control(target) as client:
+        status = client.status()
+    assert (status.faults, status.lanes["predicted"].files) == (0, 1)
+    # What did not fit goes before the rest, and before what lies behind it in the order.
+    wait_until(lambda: ordered_rig.processes("predict.process"), "the order is followed")
+    assert marked(target / "decoy0")
+    ordered_rig.finish(command, target)
+    ordered_rig.verify(target)
+
+
+def test_an_interruption_of_the_head_start_loses_nothing(ordered_rig: Rig, ext4_target: Path) -> None:
+    (ordered_rig.tree / NAME).write_bytes(record("two", "decoy1", "decoy2", "decoy3", "deep/one"))
+    argv = ("restore", ordered_rig.source, ext4_target, "--head-start", "60")
+    command = ordered_rig.start(*argv)
+    command.until("planned")
+    command.signal(signal.SIGINT)
+    assert command.end()[0] in (0, 130)
+    if command.end()[0] == 130:
+        assert ordered_rig.run("resume", ext4_target).returncode == 0
+    ordered_rig.verify(ext4_target)
 
 
 def test_another_order_can_be_named(ordered_rig: Rig, ext4_target: Path) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from active_restore.predict.order import Order, Touch, encode
 from tests.kernel.tasks import Task, python, read, refused
 from tests.kernel.waiting import wait_until
 from tests.source.forge import Forge, node
@@ -112,6 +113,23 @@ def test_server_that_says_nothing(rig: Rig, remote: Remote, ext4_target: Path) -
         badness.cure()
         assert task.output() == remote.files["f3"]
     assert command.end()[0] == 0
+
+
+def test_a_head_start_from_a_server_that_says_nothing(rig: Rig, remote: Remote, ext4_target: Path) -> None:
+    """Files of a recorded order come before all is ready, but nobody waits for a source that does not answer."""
+    order = rig.place / "order"
+    order.write_bytes(encode(Order(0, tuple(Touch(name.encode(), "", 0) for name in remote.files))))
+    badness = remote.spoil(bad_server.silent())
+    command = rig.restore(ext4_target, "--order", order, "--head-start", "0.2")
+    assert badness.met
+    with rig.control(ext4_target) as client:
+        assert client.status().lanes["predicted"].files == 0
+    badness.cure()
+    assert read(ext4_target / "f3") == remote.files["f3"]
+    assert command.end()[0] == 0
+    for name, content in remote.files.items():
+        assert (ext4_target / name).read_bytes() == content
+    rig.assert_clean(ext4_target)
 
 
 def test_server_that_vanishes(rig: Rig, remote: Remote, ext4_target: Path) -> None:

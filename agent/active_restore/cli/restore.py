@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PARTLY = 3
 """Exit code: finished, but some files were refused."""
+_LONGEST_HEAD_START_S = 60.0
 
 
 def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
@@ -64,6 +65,12 @@ def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         help="at most N requests at a time to a remote source; with 2 or more, one is kept for tasks that wait",
     )
     parser.add_argument("--order", metavar="FILE", help="fill in this recorded order instead of the snapshot's own")
+    parser.add_argument(
+        "--head-start",
+        type=float,
+        metavar="S",
+        help="seconds for the first files of that order before all is ready (default: 1; 0: none)",
+    )
     # For measuring; 0 lets the agent choose.
     parser.add_argument("--workers", type=int, choices=range(17), default=0, help=argparse.SUPPRESS)
     telling.add_mqtt(parser)
@@ -86,6 +93,9 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
     fault_timeout_s = defaults.fault_timeout if arguments.fault_timeout is None else arguments.fault_timeout
     if not fault_timeout_s > 0:
         raise UsageError("--fault-timeout must be more than 0 seconds")
+    head_start_s = defaults.head_start if arguments.head_start is None else arguments.head_start
+    if not 0 <= head_start_s <= _LONGEST_HEAD_START_S:
+        raise UsageError(f"--head-start must be 0 to {_LONGEST_HEAD_START_S:.0f} seconds")
     limit = parse_schedule(defaults.limit if arguments.limit is None else arguments.limit)
     snapshot, subfolder = arguments.snapshot
     return RestoreOptions(
@@ -104,6 +114,7 @@ def _options(arguments: argparse.Namespace, defaults: RestoreTable) -> RestoreOp
         fault_timeout_s=fault_timeout_s,
         workers=arguments.workers,
         order=_order(arguments.order),
+        head_start_s=head_start_s,
         connections=arguments.connections,
     )
 

@@ -10,30 +10,36 @@ from active_restore.errors import ActiveRestoreError, UsageError
 from active_restore.predict import order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from active_restore.catalog import Catalog
+    from active_restore.predict.order import Touch
     from active_restore.predict.tree import Tree
     from active_restore.source.base import Source
 
-_MAX_ROWS = 100_000
+_MAX_TOUCHES = 100_000
 
 
-def rows(named: str, tree: Tree, catalog: Catalog, source: Source) -> list[int]:
-    """Missing files in the order in which they were used, from the file ``named`` or else from the snapshot's own.
+def find(named: str, tree: Tree, catalog: Catalog, source: Source) -> Sequence[Touch]:
+    """What was recorded, from the file ``named`` or else from the snapshot's own; empty where there is none.
 
-    Empty where there is none. Raises ``ActiveRestoreError`` and ``OSError`` where it cannot be had.
+    Raises ``ActiveRestoreError`` and ``OSError`` where it cannot be had.
     """
     if named:
-        recorded = load(named)
-    else:
-        content = _carried(tree, catalog, source)
-        if content is None:
-            return []
-        try:
-            recorded = order.decode(content)
-        except ValueError as error:
-            raise ActiveRestoreError(str(error)) from error
+        return load(named).touches[:_MAX_TOUCHES]
+    content = _carried(tree, catalog, source)
+    if content is None:
+        return ()
+    try:
+        return order.decode(content).touches[:_MAX_TOUCHES]
+    except ValueError as error:
+        raise ActiveRestoreError(str(error)) from error
+
+
+def rows(touches: Iterable[Touch], tree: Tree) -> list[int]:
+    """Missing files in the order in which they were used."""
     found: dict[int, None] = {}
-    for touch in recorded.touches[:_MAX_ROWS]:
+    for touch in touches:
         with contextlib.suppress(OSError), tree.look(b"/" + touch.path) as file:
             if file is not None and file.missing:
                 found[file.row] = None

@@ -10,7 +10,6 @@ import contextlib
 import os
 import threading
 import time
-from array import array
 from typing import TYPE_CHECKING, Any
 
 from active_restore.catalog import State
@@ -19,6 +18,7 @@ from active_restore.model import Lane
 from active_restore.placeholder import open_inode
 from active_restore.predict import carried
 from active_restore.predict.book import Book
+from active_restore.predict.headstart import HeadStart
 from active_restore.predict.news import News
 from active_restore.predict.process import START_NICE
 from active_restore.predict.tree import Tree
@@ -27,8 +27,9 @@ from active_restore.restore.background import Queue, Role, Session, WorkerProces
 from active_restore.restore.progress import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from active_restore.predict.order import Touch
     from active_restore.restore.background import Hooks
     from active_restore.restore.progress import PredictionCount
     from active_restore.restore.shop import Workshop
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _BATCH_FILES = 16
 _BATCH_BYTES = 4 << 20
 ORDER = "order"
+# Looking up a name takes 25 us; the rest is looked up when the tree can be used already.
+_MOST_BEFORE = 4096
 _LOOK_SECONDS = 1.0
 # A process costs a fifth of a second of a processor to start: not in the middle of faults that are served at once anyway.
 _PAUSE_NS = 20_000_000
@@ -49,7 +52,7 @@ _LIVES = 3
 
 
 class PredictedLane:
-    """``on_served`` is for demand threads; ``start`` and ``finish`` for the agent, ``close`` when no fault can come."""
+    """``on_served`` is for demand threads, ``close`` when no fault can come, the rest for the agent."""
 
     def __init__(self, shop: Workshop, handover: Callable[[], Handover], number: int, target: str) -> None:
         self._book = Book()
@@ -62,6 +65,8 @@ class PredictedLane:
         self._something = threading.Event()
         self._finishing = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._head_start: HeadStart | None = None
+        self._touches: Sequence[Touch] | None = None
         self._judges = not os.fstatvfs(shop.mount_fd).f_flag & os.ST_NOATIME
         self._begun_ns = time.time_ns()
         self._pid = 0
@@ -77,24 +82,41 @@ class PredictedLane:
         if not self._something.is_set():
             self._something.set()
 
-    def start(self, hooks: Hooks, order: str, source: Source) -> None:
-        """Begin to guess; a recorded order (the file ``order``, or else the snapshot's own) comes before all guesses."""
-        recorded = self._recorded(order, source)
-        if recorded:
-            self._book.expect(ORDER, recorded)
-            self._rows.load(array("I", recorded))
+    def follow(self, order: str, source: Source, inside: int = -1) -> None:
+        """A recorded order (the file ``order``, or else the snapshot's own) comes before all guesses.
+
+        ``inside`` is a directory that stands for the target while it is not revealed yet; only the beginning then.
+        """
+        shop = self._shop
+        try:
+            tree = Tree(shop.mount_fd if inside < 0 else inside, self._target, shop.board, shop.marker_prefix)
+            if self._touches is None:
+                self._touches = carried.find(order, tree, shop.catalog, source)
+            touches, self._touches = self._touches, ()
+            if inside >= 0:
+                touches, self._touches = touches[:_MOST_BEFORE], touches[_MOST_BEFORE:]
+            rows = carried.rows(touches, tree)
+        except (ActiveRestoreError, OSError) as error:
+            self._touches = ()
+            shop.reporter.event(Notice(f"no recorded order is followed: {error}"))
+            return
+        if rows:
+            self._book.expect(ORDER, rows)
+            self._rows.append(rows)
+
+    def give_head_start(self, source: Source, seconds: float, stopping: threading.Event) -> None:
+        """Restore what is followed so far, for at most so long."""
+        if self._rows and seconds > 0 and not self._shop.board.paused:
+            # A number that is no worker's, as it counts bytes beside the process.
+            self._head_start = HeadStart(self._shop, source, self._rows, self._number + 1)
+            self._head_start.give(seconds, stopping)
+
+    def start(self, hooks: Hooks) -> None:
+        """Begin to guess, and to fill what is followed."""
+        if self._rows:
             self._something.set()
         self._watcher = threading.Thread(target=self._watch, args=(hooks,), name="predictor")
         self._watcher.start()
-
-    def _recorded(self, order: str, source: Source) -> list[int]:
-        shop = self._shop
-        try:
-            tree = Tree(shop.mount_fd, self._target, shop.board, shop.marker_prefix)
-            return carried.rows(order, tree, shop.catalog, source)
-        except (ActiveRestoreError, OSError) as error:
-            shop.reporter.event(Notice(f"no recorded order is followed: {error}"))
-            return []
 
     def finish(self) -> None:
         """No more guesses: what the process has in hand is settled, then it ends. Predictions that are open are judged."""
@@ -104,6 +126,11 @@ class PredictedLane:
         if self._watcher is not None:
             self._watcher.join()
         self._judge(self._book.rows())
+
+    def stop(self) -> None:
+        """The agent ends."""
+        if self._head_start is not None:
+            self._head_start.join()
 
     def close(self) -> None:
         """Give back descriptors."""

@@ -124,6 +124,11 @@ class Queue:
         with self._lock:
             self._rows, self._next = rows, 0
 
+    def append(self, rows: Sequence[int]) -> None:
+        """These behind everything else."""
+        with self._lock:
+            self._rows.extend(rows)
+
     def promote(self, rows: Sequence[int]) -> None:
         """These before everything else."""
         with self._lock:

@@ -126,6 +126,15 @@ class Laying:
         """Nothing was visible yet: remove what was laid."""
         remove_staging(self.job.options.target, self.job.restore_id)
 
+    @contextlib.contextmanager
+    def staged(self, passage: int) -> Iterator[int]:
+        """What was laid, before it is revealed: a directory by the interceptor's ``passage``."""
+        inside = os.open(staging_name(self.job.restore_id), _DIRECTORY, dir_fd=passage)
+        try:
+            yield inside
+        finally:
+            os.close(inside)
+
     def reveal(self) -> None:
         """Make it visible, then give kept files and the root the snapshot's metadata."""
         name = staging_name(self.job.restore_id)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
@@ -123,10 +123,29 @@ class Syncer:
             self._changed.notify_all()
 
 
+class Place(Protocol):
+    """Where and how fast files are filled, and whose bytes they count as (``number``)."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def mount_fd(self) -> int: ...
+
+    @property
+    def marker_prefix(self) -> bytes: ...
+
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def pace(self) -> Pace: ...
+
+
 class Batch:
     """One job being filled: keeps at most one file claimed at a time."""
 
-    def __init__(self, setup: Setup, files: list[FileRow]) -> None:
+    def __init__(self, setup: Place, files: list[FileRow]) -> None:
         self._setup = setup
         self._files = files
         self._filling: Filling | None = None

@@ -36,6 +36,7 @@ class RestoreTable(Table):
     limit: Limit = "0"
     throttle: Annotated[Throttle, _one_of(Throttle)] = "off"
     fault_timeout: Seconds = 600.0
+    head_start: Annotated[float, Field(ge=0, le=60, description="0 to 60 (seconds)")] = 1.0
 
 
 class NamedRestore(RestoreTable):
@@ -65,6 +66,7 @@ class NamedRestore(RestoreTable):
             limit_windows=limit.windows,
             throttle=self.throttle,
             fault_timeout_s=self.fault_timeout,
+            head_start_s=self.head_start,
         )
 
 
