@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm test-vm-sample fuzz torture deb demo bench lint clean
+.PHONY: setup test test-vm test-vm-sample fuzz torture deb demo demo-vm bench bench-vm lint clean
 
 setup: $(STAMP)
 
@@ -44,8 +44,15 @@ deb: setup
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
 
+# The same, small, with tasks held by BPF, in a virtual machine whose processor is emulated.
+demo-vm: setup
+	$(BIN)/python -m tests.vm.command 6.12 demo/run --scratch /run/disk/ext4 --size-mb 40 --interceptor bpf
+
 bench: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run
+
+bench-vm: setup
+	$(BIN)/python -m tests.vm.command 6.12 python -m bench.lsm
 
 lint: setup
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bench.disk import filesystem_type, free_bytes
 from bench.orphans import end_orphans, take_charge
 from bench.rig import FULL, QUICK, Rig, Scale
-from bench.rows import database, demand, durability, manners, memory, others, placeholders, relax, starting, whole
+from bench.rows import database, demand, durability, manners, memory, others, placeholders, registration, relax, starting, whole
 from bench.table import show
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MEASUREMENTS: dict[str, Callable[[Rig], Iterator[Row]]] = {
     "memory": memory.measure,
+    "registration": registration.measure,
     "placeholders": placeholders.measure,
     "demand": demand.measure,
     "small": whole.measure_small,

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from active_restore.config import InterceptorName
 from bench.disk import filesystem_type, forget_page_cache, free_bytes, fresh_disk, quiet
 from bench.orphans import end_orphans, take_charge
 from bench.restoring import command, restoring
@@ -22,16 +23,20 @@ from demo.use import Answer, Uses
 
 _DISK_BYTES = 12 << 30
 _INODES = 600_000
+_FEW_INODES = 60_000
+_MUCH_MB = 1000
 _SAID = {"database": "the database answers", "program": "a program out of the tree has run"}
 
 
 class Demo:
     """The steps. ``scratch`` is a directory on a disk, ``sockets`` one with a short name."""
 
-    def __init__(self, scratch: Path, sockets: Path, show: Show, budget_bytes: int) -> None:
+    def __init__(self, scratch: Path, sockets: Path, show: Show, budget_bytes: int, interceptor: str) -> None:
         self._scratch = scratch
         self._show = show
+        self._interceptor = interceptor
         self._budget = budget_bytes
+        self._inodes = _INODES if budget_bytes >= _MUCH_MB * 1_000_000 else _FEW_INODES
         self._repository = scratch / "backup"
         self._env = {
             **os.environ,
@@ -55,7 +60,7 @@ class Demo:
         """A disk with data, its backup, and its loss."""
         show = self._show
         show.step("A disk with data")
-        with fresh_disk(self._scratch, "server", size_bytes=_DISK_BYTES, inodes=_INODES) as disk:
+        with fresh_disk(self._scratch, "server", size_bytes=_DISK_BYTES, inodes=self._inodes) as disk:
             with show.moving("copying programs and documents of this machine, making a database"):
                 make_tree(disk, self._budget)
             with show.moving("computing checksums, to compare with in the end"):
@@ -76,7 +81,7 @@ class Demo:
     def _as_usual(self) -> tuple[dict[str, Answer], float]:
         """Restore, then use."""
         self._show.step("Restored as usual: first everything comes back, then work begins")
-        with fresh_disk(self._scratch, "usual", size_bytes=_DISK_BYTES, inodes=_INODES) as disk:
+        with fresh_disk(self._scratch, "usual", size_bytes=_DISK_BYTES, inodes=self._inodes) as disk:
             arguments = ("restic", "restore", "latest", "--repo", str(self._repository), "--target", str(disk))
             forget_page_cache()
             self._tell(*arguments)
@@ -92,12 +97,13 @@ class Demo:
     def _while_used(self, before: Fingerprint) -> tuple[dict[str, Answer], float, bool]:
         """Use, while it is restored; then compare."""
         self._show.step("Restored while in use: work begins, what it needs comes first, the rest follows")
-        with fresh_disk(self._scratch, "active", size_bytes=_DISK_BYTES, inodes=_INODES) as disk:
+        with fresh_disk(self._scratch, "active", size_bytes=_DISK_BYTES, inodes=self._inodes) as disk:
             forget_page_cache()
             source = f"restic:{self._repository}"
-            self._tell("active-restore", "restore", source, str(disk))
+            options = () if self._interceptor == "auto" else ("--interceptor", self._interceptor)
+            self._tell("active-restore", "restore", source, str(disk), *options)
             with self._show.moving("reading the list of files"):
-                with restoring(source, str(disk), env=self._env, on_event=self._event) as running:
+                with restoring(source, str(disk), *options, env=self._env, on_event=self._event) as running:
                     running.wait_for("ready")
                     self._show.line(f"{running.at['ready']:5.1f} s  every file is there by name: ready")
                     uses = Uses(disk, running.started, self._answered)
@@ -153,7 +159,7 @@ def main() -> int:
         if wrong:
             print(f"demo: {wrong}", file=sys.stderr)
             return 1
-        return 0 if Demo(scratch, sockets, Show(), budget).run() else 1
+        return 0 if Demo(scratch, sockets, Show(), budget, arguments.interceptor).run() else 1
     except KeyboardInterrupt:
         print("demo: interrupted, everything is taken away again", file=sys.stderr)
         return 130
@@ -167,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="demo/run", description="Lose a disk, and restore it while it is in use.")
     parser.add_argument("--scratch", default="/var/tmp", metavar="DIR", help="a directory on a disk (default: /var/tmp)")
     parser.add_argument("--size-mb", type=int, default=1500, metavar="MB", help="how much data at most (default: 1500)")
+    parser.add_argument(
+        "--interceptor", choices=get_args(InterceptorName), default="auto", help="what holds tasks (default: auto)"
+    )
     return parser
 
 

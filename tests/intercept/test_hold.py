@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -33,10 +34,16 @@ class Bench:
         self.passed: set[int] = set()
         self._children: list[Child] = []
         self.lock = threading.Lock()
-        self.holder = Holder(
-            self.lock, lambda wait: wait.tid not in self.passed, self.lost.append, self.lost.append, self.stopped.append
-        )
+        self.holder = Holder(self.lock, self._passes, self.lost.append, self.lost.append, self.stopped.append)
+        self.quiet: set[int] = set()
+        self._looks = itertools.count(2)
         self.holder.start()
+
+    def _passes(self, wait: Wait) -> int:
+        """More with every look, but for those that do something else."""
+        if wait.tid in self.passed:
+            return 0
+        return 1 if wait.tid in self.quiet else next(self._looks)
 
     def spin(self, *words: str) -> tuple[Child, Wait]:
         """A process that spins, and the wait that it stands for."""
@@ -102,6 +109,19 @@ def test_park_and_free(bench: Bench) -> None:
     bench.holder.free(*wait.key)
     until(lambda: _runs(child.pid), "going on")
     assert bench.lost == []
+
+
+def test_who_does_not_spin_is_left_alone(bench: Bench) -> None:
+    """It handles a signal, or its entry was left over: parking it would hold it somewhere else."""
+    child, wait = bench.spin()
+    other, spinning = bench.spin()
+    bench.quiet.add(child.pid)
+    bench.holder.watch(wait)
+    bench.holder.watch(spinning)
+    until(lambda: state_of(other.pid) == "t", "parking of the other")
+    assert _runs(child.pid)
+    bench.quiet.clear()
+    until(lambda: state_of(child.pid) == "t", "parking, once it spins")
 
 
 def test_many_at_once(bench: Bench) -> None:

@@ -103,7 +103,7 @@ class BpfInterceptor:
         device = os.stat(territory.root).st_dev
         defines = {
             "TARGET_DEV": os.major(device) << 20 | os.minor(device),
-            "GATE_WORDS": _words(territory.rows),
+            "GATE_WORDS": gate_words(territory.rows),
             "EXTENT_WORDS": 1,
             "RING_PAGES": self._ring_pages,
             "RANGES": 0,
@@ -140,7 +140,7 @@ class BpfInterceptor:
         self._rows = Rows(self._rows_path())
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
-        self._holder = Holder(self._lock, self._still_waits, self._lost, self._forget, self._waiters.order_stop)
+        self._holder = Holder(self._lock, self._passes, self._lost, self._forget, self._waiters.order_stop)
 
     def _rows_path(self) -> str:
         return str(Path(self._territory.run_dir) / "bpf.rows")
@@ -314,12 +314,12 @@ class BpfInterceptor:
         if wait is not None and wait.since_ns == since_ns and wait.stopped:
             self._holder.resume(wait)
 
-    def _still_waits(self, wait: Wait) -> bool:
-        """Whether it can only be spinning: it waits, it is not stopped, and its gate is closed."""
+    def _passes(self, wait: Wait) -> int:
+        """How often it has come by so far; 0 unless it waits, is not stopped, and its gate is closed."""
         there = self._waiters.peek(wait.tid)
         if there is None or there.since_ns != wait.since_ns or there.stopped:
-            return False
-        return self._gates.is_closed(wait.inode, wait.intent)
+            return 0
+        return there.passes if self._gates.is_closed(wait.inode, wait.intent) else 0
 
     def _lost(self, wait: Wait) -> None:
         """The thread ended, or goes on to handle a signal and will report a new wait; one that we stopped waits on."""
@@ -389,7 +389,7 @@ class BpfInterceptor:
         self._claim.release()
 
 
-def _words(rows: int) -> int:
+def gate_words(rows: int) -> int:
     """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
     return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 

@@ -1,13 +1,14 @@
-"""Which interceptor serves: fanotify, or BPF LSM where it is asked for and loads."""
+"""Which interceptor serves: BPF LSM where it loads (or is insisted on), else fanotify."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from active_restore.errors import NotRunning
+from active_restore.errors import CapabilityMissing, NotRunning
 from active_restore.intercept import keepers
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
+from active_restore.linux.security import active_modules
 
 if TYPE_CHECKING:
     from active_restore.config import Hold, InterceptorName
@@ -18,18 +19,34 @@ def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Int
     """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had.
 
     What a dead agent of this restore left decides before anything else: who is held by BPF can only be let go by BPF.
-    ``auto`` is fanotify until whole restores have been held by BPF as long and as often as by fanotify.
+    With ``auto``, programs that do not load after all are told of and fanotify holds everybody.
     """
     is_left = bpffs.pins(restore_id).is_dir()
-    if name != "bpf" and not is_left:
+    if not is_left and (name == "fanotify" or (name == "auto" and not _is_worth_trying())):
         return FanotifyInterceptor()
     # Imported where it is wanted: it takes as long as a tenth of a whole start.
     from active_restore.ebpf import capability
     from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 
-    if not is_left:
+    if not is_left and name == "bpf":
         capability.require()
     return GuardedBpfInterceptor(hold, required=name == "bpf")
+
+
+def _is_worth_trying() -> bool:
+    """Most kernels are not booted with ``bpf`` among their security modules, and some policies forbid programs."""
+    try:
+        if "bpf" not in active_modules():
+            return False
+    except OSError:
+        return False
+    from active_restore.ebpf import capability
+
+    try:
+        capability.check_permission()
+    except CapabilityMissing:
+        return False
+    return True
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:

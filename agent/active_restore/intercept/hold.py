@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 # A fault that is served from a local source takes a fraction of this; a thread spins meanwhile.
 _PARK_AFTER_NS = 1_000_000
 _TICK_SECONDS = 0.001
+_TICK_SECONDS_A_THREAD = 0.00002
 _POLL_SECONDS = 0.01
 # Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
 _POLL_SECONDS_A_THREAD = 0.0002
@@ -43,21 +44,21 @@ _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
 class Holder:
     """``lock`` is also taken around the opening of gates: whoever is about to be parked cannot pass meanwhile.
 
-    ``still_waits`` says whether a thread can only be spinning; ``lost`` is told of waits that ended by themselves (the
-    thread died, or went on to handle a signal), ``resumed`` of stopped ones that run again; ``stop`` orders a thread that
-    cannot be parked to be stopped.
+    ``passes`` says how often a thread has come by, 0 where it waits no longer or is stopped; ``lost`` is told of waits that
+    ended by themselves (the thread died, or went on to handle a signal), ``resumed`` of stopped ones that run again; ``stop``
+    orders a thread that cannot be parked to be stopped.
     """
 
     def __init__(
         self,
         lock: threading.Lock,
-        still_waits: Callable[[Wait], bool],
+        passes: Callable[[Wait], int],
         lost: Callable[[Wait], None],
         resumed: Callable[[Wait], None],
         stop: Callable[[Wait], None],
     ) -> None:
         self._lock = lock
-        self._still_waits, self._lost, self._resumed, self._stop = still_waits, lost, resumed, stop
+        self._passes, self._lost, self._resumed, self._stop = passes, lost, resumed, stop
         self._watched: dict[tuple[int, int], Wait] = {}
         self._parked: dict[int, Wait] = {}
         self._late: set[int] = set()
@@ -138,7 +139,7 @@ class Holder:
 
     def _pause(self) -> float | None:
         if self._watched:
-            return _TICK_SECONDS
+            return _TICK_SECONDS + len(self._watched) * _TICK_SECONDS_A_THREAD
         return self._poll_pause() if self._parked or self._continued or self._late else None
 
     def _poll_pause(self) -> float:
@@ -156,7 +157,7 @@ class Holder:
             statuses = _stops(set(seized))
             self._parked |= seized
             # It may have been refused at the last moment, and is on its way.
-            leaving = [wait for wait in seized.values() if not self._still_waits(wait)]
+            leaving = [wait for wait in seized.values() if not self._passes(wait)]
         for tid, status in statuses.items():
             self._take_change(tid, status)
         for wait in leaving:
@@ -165,7 +166,11 @@ class Holder:
 
     def _seize(self, wait: Wait) -> bool:
         """Whether this thread is ours and is about to stop."""
-        if self._watched.pop(wait.key, None) is None or not self._still_waits(wait):
+        if self._watched.pop(wait.key, None) is None or not (passes := self._passes(wait)):
+            return False
+        if passes == wait.passes:
+            # Not spinning now: it has no processor, or handles a signal, or went on in the moment in which it was let go.
+            self._watched[wait.key] = wait
             return False
         try:
             ptrace.seize(wait.tid)

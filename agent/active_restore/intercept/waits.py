@@ -26,7 +26,7 @@ _UNKNOWN = (1 << 64) - 1
 class Wait(NamedTuple):
     """One wait of one thread; ``tid`` and ``since_ns`` name it. ``stopped``: its process was told to stop.
 
-    ``patient`` is as in ``model.Fault``.
+    ``patient`` is as in ``model.Fault``; ``passes`` is how often it has come by.
     """
 
     tid: int
@@ -39,6 +39,7 @@ class Wait(NamedTuple):
     comm: str
     stopped: bool
     patient: bool = False
+    passes: int = 1
 
     @property
     def key(self) -> tuple[int, int]:
@@ -61,6 +62,7 @@ def decode(raw: bytes) -> Wait:
         wait["comm"].split(b"\0", 1)[0].decode(errors="replace"),
         wait["hold"] == _STOP,
         wait["policy"] == _PATIENT,
+        wait["passes"],
     )
 
 

@@ -1,7 +1,8 @@
-"""An agent in a process of its own, that can be told where to die.
+"""Agents in processes of their own, one after the other, that can be told where to die.
 
-Arguments: root, run directory, number of placeholders, "arm" or "adopt", where to die (a stage of ``_STAGES`` or
-"never"), and after how many files. Prints "ready". File n holds its number, many times.
+Arguments: root, run directory. Each line of standard input begins one: number of placeholders, "arm" or "adopt", where to
+die (a stage of ``_STAGES`` or "never"), and after how many files. It prints "ready" and its process id, and when it has
+ended "ended" and how; "finish" lets it end by itself. File n holds its number, many times.
 """
 
 from __future__ import annotations
@@ -54,9 +55,8 @@ class DyingAgent(Guarded):
         self._reach("released")
 
 
-def main() -> None:
-    """Serve until told to end by the end of standard input."""
-    root, run_dir, placeholders, start, stage, after = sys.argv[1:]
+def live(root: str, run_dir: str, placeholders: str, start: str, stage: str, after: str) -> None:
+    """Serve until told to finish."""
     agent = DyingAgent(Path(root), Path(run_dir))
     agent.stage, agent.after = stage, int(after)
     rows = range(1, int(placeholders) + 1)
@@ -67,12 +67,22 @@ def main() -> None:
             agent.lay(f"{row}", content(row))
     else:
         assert agent.interceptor.adopt(agent.territory)
-    print("ready", flush=True)
+    print("ready", os.getpid(), flush=True)
     agent.serve()
-    sys.stdin.read()
+    os.read(0, 100)
     until(lambda: not agent.waiting(), "the end of all waits")
     agent.interceptor.disarm()
     agent.join()
+
+
+def main() -> None:
+    """An agent is a fork of this process: to start a Python takes seconds on an emulated processor."""
+    while words := os.read(0, 100).decode().split():
+        pid = os.fork()
+        if not pid:
+            live(*sys.argv[1:], *words)
+            os._exit(0)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

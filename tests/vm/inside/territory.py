@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from active_restore.intercept.base import Territory
+from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
@@ -21,7 +22,7 @@ from tests.kernel.waiting import DEADLINE_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
+    from active_restore.intercept.base import Interceptor
     from active_restore.intercept.waits import Wait
     from active_restore.model import Fault
 
@@ -105,12 +106,12 @@ def python(code: str, *arguments: str | Path) -> Child:
 class Guarded:
     """``root`` under guard. Faults are kept in ``faults``; rows in ``at_once`` are filled as they come."""
 
-    def __init__(self, root: Path, run_dir: Path, interceptor: BpfInterceptor | GuardedBpfInterceptor | None = None) -> None:
+    def __init__(self, root: Path, run_dir: Path, interceptor: Interceptor | None = None) -> None:
         self.root, self.run_dir = root, run_dir
         restore_id = restore_id_of(root)
         self.prefix = marker_prefix(restore_id)
         self.territory = Territory(str(root), restore_id, self.prefix, str(run_dir), _ROWS)
-        self.interceptor = interceptor or BpfInterceptor()
+        self.interceptor: Interceptor = interceptor or BpfInterceptor()
         self.paths: dict[int, Path] = {}
         self.contents: dict[int, bytes] = {}
         self.at_once: set[int] = set()
@@ -170,6 +171,11 @@ class Guarded:
 
     def fill(self, row: int) -> None:
         """What the engine does: write, make durable, unmark, open the gate, let everybody go."""
+        self.write(row)
+        self.interceptor.release(row, Gate.ALL, self.of(row))
+
+    def write(self, row: int) -> None:
+        """The content, durable, and no marker."""
         path = self.paths[row]
         if path.exists() and row in self.contents:
             fd = os.open(path.name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.interceptor.passage())
@@ -180,7 +186,6 @@ class Guarded:
                 os.close(fd)
             os.removexattr(path, MARKER)
             del self.contents[row]
-        self.interceptor.release(row, Gate.ALL, self.of(row))
 
     def faulted(self, row: int, count: int = 1) -> None:
         """Wait until a row has this many faults."""
@@ -192,8 +197,8 @@ class Guarded:
 
     def waiting(self) -> list[Wait]:
         """Everybody in the kernel's map of waiters."""
-        bpf = self.interceptor if isinstance(self.interceptor, BpfInterceptor) else self.interceptor._bpf
-        assert bpf is not None
+        bpf = self.interceptor._bpf if isinstance(self.interceptor, GuardedBpfInterceptor) else self.interceptor
+        assert isinstance(bpf, BpfInterceptor)
         return list(bpf._waiters.all())
 
     def settle(self) -> None:

@@ -14,7 +14,6 @@ import pytest
 from active_restore.ebpf import program
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.intercept.pins import Pins, directory
-from tests.kernel.waiting import DEADLINE_S
 from tests.vm.inside.agent_process import content
 from tests.vm.inside.territory import Child, Guarded, python, restore_id_of, state_of, until
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "6"))
+_READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "20"))
 _STAGES = ("fault", "written", "unmarked", "released")
 # Reads every 50th file and says which are not what they should be.
 _READER = """
@@ -39,28 +38,48 @@ class Agents:
     """Agents of one directory, one after the other; whatever a failed test leaves is ended."""
 
     def __init__(self, root: Path, run_dir: Path) -> None:
-        self.root, self._run_dir = root, run_dir
-        self._started: list[subprocess.Popen[str]] = []
+        self.root = root
+        self._pid = 0
+        words = [sys.executable, "-m", "tests.vm.inside.agent_process", str(root), str(run_dir)]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def start(self, start: str, files: int, stage: str = "never", after: int = 0) -> subprocess.Popen[str]:
-        """A new agent that is about to serve."""
-        words = [sys.executable, "-m", "tests.vm.inside.agent_process", self.root, self._run_dir, files, start, stage, after]
-        agent = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._started.append(agent)
-        assert agent.stdout is not None
-        assert agent.stdout.readline() == "ready\n"
-        return agent
+    def start(self, start: str, files: int, stage: str = "never", after: int = 0) -> int:
+        """A new agent that is about to serve; its process id."""
+        self._say(f"{files} {start} {stage} {after}")
+        word, self._pid = self._hear()
+        assert word == "ready"
+        return self._pid
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+
+    def _hear(self) -> tuple[str, int]:
+        assert self._process.stdout is not None
+        word, number = self._process.stdout.readline().split()
+        return word, int(number)
+
+    def died(self) -> None:
+        """Return when it has killed itself, or somebody else has."""
+        assert self._hear() == ("ended", -signal.SIGKILL)
+        self._pid = 0
+
+    def kill(self) -> None:
+        """SIGKILL to the one that lives."""
+        os.kill(self._pid, signal.SIGKILL)
+        self.died()
 
     def finish(self) -> None:
-        """Let the last one end by itself."""
-        self._started[-1].communicate("")
-        assert self._started[-1].returncode == 0
+        """Let it end by itself."""
+        self._say("finish")
+        assert self._hear() == ("ended", 0)
+        self._pid = 0
 
     def end(self) -> None:
-        """Kill those that live, remove what they pinned."""
-        for agent in self._started:
-            agent.kill()
-            agent.communicate()
+        """Kill the one that lives, remove what they pinned."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+        self._process.communicate()
         program.unpin(directory(restore_id_of(self.root)))
 
 
@@ -77,12 +96,12 @@ def agents(disk: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 @pytest.mark.ci
 def test_killed_again_and_again(agents: Agents) -> None:
     root, files = agents.root, _READERS * (_ROUNDS // 2 + 1)
-    agent = agents.start("arm", files, "fault", 3)
+    agents.start("arm", files, "fault", 3)
     readers = [Child("perl", "-e", _READER, str(first), str(files), root) for first in range(1, _READERS + 1)]
     for index in range(_ROUNDS):
-        assert agent.wait(DEADLINE_S) == -signal.SIGKILL
-        agent = agents.start("adopt", files, _STAGES[index % len(_STAGES)], index % 5)
-    assert agent.wait(DEADLINE_S) == -signal.SIGKILL
+        agents.died()
+        agents.start("adopt", files, _STAGES[index % len(_STAGES)], index % 5)
+    agents.died()
     agents.start("adopt", files)
     assert [reader.finish() for reader in readers] == ["done\n"] * _READERS
     agents.finish()
@@ -92,7 +111,8 @@ def test_killed_again_and_again(agents: Agents) -> None:
 @pytest.mark.ci
 def test_held_while_nobody_is_there(agents: Agents) -> None:
     """Readers that come when the agent is dead are stopped and found by the next one."""
-    agents.start("arm", 4).kill()
+    agents.start("arm", 4)
+    agents.kill()
     reader = Child("cat", agents.root / "1")
     until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
     late = Child("cat", agents.root / "2")
@@ -106,10 +126,10 @@ def test_held_while_nobody_is_there(agents: Agents) -> None:
 def test_stuck_agent_recovers(agents: Agents) -> None:
     """An agent that is stopped itself for a while counts as dead; afterwards it lets go whom it stopped."""
     agent = agents.start("arm", 4)
-    agent.send_signal(signal.SIGSTOP)
+    os.kill(agent, signal.SIGSTOP)
     reader = Child("cat", agents.root / "1")
     until(lambda: state_of(reader.pid) == "T", "the stop, once the agent's heartbeat is old")
-    agent.send_signal(signal.SIGCONT)
+    os.kill(agent, signal.SIGCONT)
     assert reader.finish() == content(1).decode()
     agents.finish()
 
@@ -209,5 +229,5 @@ def test_pins_tell_what_happened(disk: Path, tmp_path: Path) -> None:
         path = guarded.lay_now("file", b"content\n")
         Child("cat", path).finish()
         pins = Pins(directory(guarded.territory.restore_id))
-        assert pins.counts()["COUNT_HELD"] == 1
+        assert pins.counts()["COUNT_HELD"] >= 1
         pins.close()

@@ -117,13 +117,14 @@ def test_range_of(gate: RangeGate, disk: Path, call: str, intent: Intent, span: 
         print("done")
     """
     assert python(code, gate.file, disk / "out").finish() == "done\n"
-    assert [(wait.intent, wait.range) for wait in gate.waits] == [(intent, span)]
+    # A thread may be just reporting itself again when its range is made present.
+    assert {(wait.intent, wait.range) for wait in gate.waits} == {(intent, span)}
 
 
 def test_unknown_call_wants_the_whole_file(gate: RangeGate) -> None:
     code = "import os, sys; os.posix_fallocate(os.open(sys.argv[1], os.O_RDWR), 0, 4096); print('done')"
     assert python(code, gate.file).finish() == "done\n"
-    assert [(wait.intent, wait.range is None or wait.range[0] == 0) for wait in gate.waits] == [(Intent.WRITE, True)]
+    assert {(wait.intent, wait.range is None or wait.range[0] == 0) for wait in gate.waits} == {(Intent.WRITE, True)}
 
 
 def test_behind_the_end_nobody_waits(gate: RangeGate) -> None:
@@ -139,4 +140,4 @@ def test_what_is_there_is_not_waited_for(gate: RangeGate) -> None:
         print("done")
     """
     assert python(code, gate.file).finish() == "done\n"
-    assert len(gate.waits) == 1
+    assert {wait.range for wait in gate.waits} == {(0, MIB)}
