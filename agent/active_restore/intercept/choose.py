@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from active_restore.errors import CapabilityMissing, NotRunning
+from active_restore.errors import NotRunning
 from active_restore.intercept import keepers
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
@@ -34,19 +34,11 @@ def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Int
 
 
 def _is_worth_trying() -> bool:
-    """Most kernels are not booted with ``bpf`` among their security modules, and some policies forbid programs."""
+    """Most kernels are not booted with ``bpf`` among their security modules, and say so at once."""
     try:
-        if "bpf" not in active_modules():
-            return False
+        return "bpf" in active_modules()
     except OSError:
         return False
-    from active_restore.ebpf import capability
-
-    try:
-        capability.check_permission()
-    except CapabilityMissing:
-        return False
-    return True
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:
