@@ -1,4 +1,4 @@
-"""Which interceptor serves: BPF LSM where it loads (or is insisted on), else fanotify."""
+"""Which interceptor serves: fanotify, or BPF LSM where it is asked for and loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from active_restore.errors import NotRunning
 from active_restore.intercept import keepers
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
-from active_restore.linux.security import active_modules
 
 if TYPE_CHECKING:
     from active_restore.config import Hold, InterceptorName
@@ -19,26 +18,18 @@ def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Int
     """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had.
 
     What a dead agent of this restore left decides before anything else: who is held by BPF can only be let go by BPF.
-    With ``auto``, programs that do not load after all are told of and fanotify holds everybody.
+    ``auto`` is fanotify until whole restores have been held by BPF as long and as often as by fanotify.
     """
     is_left = bpffs.pins(restore_id).is_dir()
-    if not is_left and (name == "fanotify" or (name == "auto" and not _is_worth_trying())):
+    if name != "bpf" and not is_left:
         return FanotifyInterceptor()
     # Imported where it is wanted: it takes as long as a tenth of a whole start.
     from active_restore.ebpf import capability
     from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 
-    if not is_left and name == "bpf":
+    if not is_left:
         capability.require()
     return GuardedBpfInterceptor(hold, required=name == "bpf")
-
-
-def _is_worth_trying() -> bool:
-    """Most kernels are not booted with ``bpf`` among their security modules, and say so at once."""
-    try:
-        return "bpf" in active_modules()
-    except OSError:
-        return False
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:
