@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _QUICK_PAGES = (1 << 20) // PAGE_BYTES
 _THREADS = 8
 _AHEAD_THREADS = 2
+# What is taken for granted of an access that may be a read where somebody has the file open for writing.
+_UNTOLD = {Intent.ACCESS: Intent.CHANGE, Intent.RING: Intent.WRITE}
 _HUGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _DEFAULT_HUGE_BYTES = 2 << 20
 
@@ -65,7 +67,7 @@ class RangeDemand:
         return True
 
     def _is_quick(self, file: RangeFile, fault: Fault) -> bool:
-        if fault.range is None or fault.intent not in (Intent.READ, Intent.CHANGE) or self._desk.source.remote:
+        if fault.range is None or fault.intent not in (Intent.READ, Intent.CHANGE, Intent.ACCESS) or self._desk.source.remote:
             return False
         first, last = file.presence.clip(*fault.range)
         return last - first <= _QUICK_PAGES and not file.is_busy(first, last)
@@ -105,6 +107,8 @@ class RangeDemand:
         if file.done:
             self._release(file, fault, Gate.ALL)
             return
+        if fault.intent in _UNTOLD:
+            fault = fault._replace(intent=_UNTOLD[fault.intent] if file.has_writers() else Intent.READ)
         intent = fault.intent
         if fault.range is None and file.held:
             # The keeper lets most opens pass; those that came by another way did not tell whether they are for exec.
