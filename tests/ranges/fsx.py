@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 
 sys.path.insert(0, os.path.abspath(f"{__file__}/../../.."))
-from tests.ranges.rings import Aio, Ring
+from tests.ranges.rings import Aio, Ring, open2
 
 PAGE = 4096
 STRIPE = 37_123
@@ -54,7 +54,7 @@ class File:
         if self.fd >= 0:
             os.close(self.fd)
         self.flags = self.dice.choice((os.O_RDONLY, os.O_RDWR, os.O_RDWR)) if flags is None else flags
-        self.fd = os.open(self.path, self.flags)
+        self.fd = self.dice.choice((os.open, open2))(self.path, self.flags)
 
     def writable(self) -> bool:
         if self.flags == os.O_RDONLY and not self.gone:
