@@ -207,7 +207,7 @@ class Run:
             lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
 
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
-        rows = Rows(interceptor.settled, interceptor.completed)
+        rows = Rows(interceptor.settled, interceptor.completed, interceptor.unfilled)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
         shop.board.rate_bytes_per_s = self._limits.now()
         return shop

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from active_restore.intercept.ledger import Ledger
 
 IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
+UNIGNORE = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_IGNORE
 # One event with a range, or two without: a keeper that is killed leaves no more than these without a note.
 _READ_BYTES = 48
 _OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})

@@ -291,7 +291,9 @@ def main(arguments: list[str]) -> None:
     keeper = Keeper(group, ledger, listener, prefix, mask)
     note = ledger.keep if watch < 0 else ledger.stand_by
     note(os.getpid())
-    os.write(ready, str(os.getpid()).encode())
+    # The agent that started us may be dead by now, and the keeper with it: then we are all that is left of the guard.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(ready, str(os.getpid()).encode())
     os.close(ready)
     if watch >= 0:
         stand_by(watch)
