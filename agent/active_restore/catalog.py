@@ -10,6 +10,7 @@ while its marker is still there only needs the marker removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sqlite3
 import threading
@@ -112,14 +113,19 @@ class Catalog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Raises ``OSError`` where its disk fails."""
         with self._lock:
-            self._db.execute("BEGIN")
             try:
+                self._db.execute("BEGIN")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                # Where the disk failed it may have been rolled back already.
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise OSError(errno.EIO, f"the state cannot be written: {error}") from error
                 raise
-            self._db.execute("COMMIT")
 
     def clear(self) -> None:
         """Forget an earlier plan."""

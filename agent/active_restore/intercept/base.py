@@ -102,8 +102,8 @@ class Interceptor(Protocol):
     def describe(self, fault: Fault) -> Task:
         """Who waits or has just been let go, for people; call it before other faults of this thread are served."""
 
-    def leave(self) -> None:
-        """The agent ends but the guard stays: tasks wait for the next agent."""
+    def leave(self, doubted: Sequence[int] = ()) -> None:
+        """The agent ends but the guard stays: tasks wait for the next one, at ``doubted`` rows even if they were let go on."""
 
     def abandon(self, errno: int) -> None:
         """The agent ends and the guard stays: every access to a placeholder is refused with ``errno``."""

@@ -149,10 +149,10 @@ class GuardedBpfInterceptor:
         """Each knows its own."""
         return (self._both()[0] if fault.ticket >= FIRST_TICKET else self._guard).describe(fault)
 
-    def leave(self) -> None:
+    def leave(self, doubted: Sequence[int] = ()) -> None:
         """The keepers go on guarding."""
         for each in self._both():
-            each.leave()
+            each.leave(doubted)
 
     def abandon(self, errno: int) -> None:
         """Both refuse from now on."""

@@ -345,7 +345,7 @@ class BpfInterceptor:
         """The programs have told."""
         return fault.task
 
-    def leave(self) -> None:
+    def leave(self, _: Sequence[int] = ()) -> None:
         """Parked threads are let go and stopped by the hooks, because nobody is there to spin for."""
         self._quiet()
         self._pins.set_state("STATE_HEARTBEAT", 0)

@@ -339,13 +339,14 @@ class FanotifyInterceptor:
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """The ledger outlives agents."""
         ledger = self._linked()[0].ledger
-        return [row for row in rows if ledger.is_readable(row)]
+        return [row for row in rows if ledger.was_readable(row)]
 
     def settled(self, rows: Sequence[int]) -> None:
         """Nothing to do: the marker is gone or about to go, and it decides."""
 
-    def leave(self) -> None:
+    def leave(self, doubted: Sequence[int] = ()) -> None:
         """Disconnect; the keepers hold everything."""
+        self._linked()[0].ledger.doubt(doubted)
         self._end(None)
 
     def abandon(self, errno: int) -> None:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.model import Task
 from active_restore.presence import Presence, memory_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SETTING = 0
 _REFUSAL = 1
@@ -49,6 +52,7 @@ _DISARMED = 2
 
 _READABLE = 1
 _BY_RANGE = 2
+_DOUBTED = 3
 
 
 class Wish(NamedTuple):
@@ -126,6 +130,16 @@ class Ledger:
         if row < len(self._rows):
             self._rows[row] = _READABLE
 
+    def doubt(self, rows: Iterable[int]) -> None:
+        """What was there of these may be lost: nobody goes on before it was filled again."""
+        for row in rows:
+            if row < len(self._rows) and self._rows[row]:
+                self._rows[row] = _DOUBTED
+
+    def was_readable(self, row: int) -> bool:
+        """Whether readers were let go on, though they may not be now."""
+        return row < len(self._rows) and self._rows[row] in (_READABLE, _DOUBTED)
+
     def is_by_range(self, row: int) -> bool:
         """Whether this file opens at once, and each access to a range of it is an event to look at."""
         return row < len(self._rows) and self._rows[row] == _BY_RANGE
@@ -136,7 +150,11 @@ class Ledger:
         ``None`` where there is no room for another one.
         """
         if (known := self._place(row)) is not None:
-            return self._bits(*known), False
+            bits, doubted = self._bits(*known), self._rows[row] == _DOUBTED
+            if doubted:
+                bits[:] = bytes(len(bits))
+                self._rows[row] = _BY_RANGE
+            return bits, doubted
         count = self._words[_RANGED]
         last = _RANGE.unpack_from(self._ranges, (count - 1) * _RANGE.size) if count else (0, _BITS - _ROWS_END, 0)
         start = last[1] + memory_bytes(last[2])

@@ -45,6 +45,11 @@ def sync_filesystem(fd: int) -> None:
     check(libc.syncfs(fd), f"fd {fd}")
 
 
+def own_description(directory: int) -> int:
+    """The same directory, opened anew: syncfs(2) tells each open file description of a failed write-back once."""
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """fallocate(2): give back the blocks of a range; it reads as zeros, the size stays."""
     check(libc.fallocate(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length), f"fd {fd}")

@@ -205,6 +205,9 @@ class Background:
                     if self._wake.wait_for(lambda: self._finished or self._shop.board.stopping, pause):
                         return
                 self._workers[number] = WorkerProcess(number, self._shop, self._handover())
+        except OSError as error:
+            # The disk of the state.
+            self._shop.settler.fail(error)
         finally:
             self._workers[number].close()
 
@@ -263,6 +266,7 @@ class Session:
         self._number = 0
         self._troubled: list[int] = []
         self._resting = False
+        self._full = False
         self.accomplished = False
 
     @property
@@ -310,9 +314,17 @@ class Session:
             self._unmarking -= 1
             self._shop.board.note_marked(words[0], marked=False)
             self._hooks.settled(words[0])
+        elif kind == frames.FAILED:
+            self._failed(OSError(*words))
         else:
             self._other(kind, words)
         return True
+
+    def _failed(self, error: OSError) -> None:
+        # A file system that is full, or over its quota, may refuse to sync what it keeps: that is worth another try.
+        self._full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not self._full:
+            self._shop.settler.fail(error)
 
     def _other(self, kind: int, words: list[Any]) -> None:
         """A frame that ordinary workers do not send."""
@@ -381,6 +393,6 @@ class Session:
             return
         inode = open_inode(self._shop.mount_fd, file.handle)
         if inode is not None:
-            self._shop.settler.add(Filled(row, inode, size))
+            self._shop.settler.add(Filled(row, inode, size), adopted=not self._full)
         else:
             self._gone(row, size)

@@ -62,6 +62,11 @@ class Board:
         found: list[int] = np.flatnonzero(self._marked).tolist()
         return found
 
+    def rows_in(self, *states: int) -> list[int]:
+        """Rows that are in one of these states."""
+        found: list[int] = np.flatnonzero(np.isin(self._states, states)).tolist()
+        return found
+
     def conclude(self, rows: Sequence[int], state: int) -> None:
         """Set the state of many rows that nobody fills any more."""
         self._states[np.asarray(rows, np.int64)] = state

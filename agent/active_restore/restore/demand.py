@@ -167,10 +167,10 @@ class Demand:
             self._stall(file, error)
         except OSError as error:
             filling.abort()
-            if self._shop.board.state[row] == State.FILLED and filling.inode >= 0:
-                # Complete, but it could not be made durable for a writer: the settler tries again, and tells.
-                self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
             self._fail(row, errno_of(error), f"cannot be written: {error.strerror}")
+            if self._shop.board.state[row] == State.FILLED:
+                # Complete, but it could not be made durable for a writer. To try again would prove nothing.
+                self._shop.settler.fail(error)
         finally:
             filling.close()
 

@@ -1,7 +1,8 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
 ``JOB id files`` / ``UNMARK rows`` / ``REST`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
-``UNMARKED rows`` come up. The process that predicts also sends ``PREDICTED [(kind, row, size), ...]``.
+``UNMARKED rows`` come up, or, as its last word, ``FAILED errno text`` where nothing can be made durable. The process that
+predicts also sends ``PREDICTED [(kind, row, size), ...]``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED, REST = range(9)
+SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED, REST, FAILED = range(10)
 # What became of the others in FILLED: (row, result, errno, detail).
 SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")

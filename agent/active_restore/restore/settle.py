@@ -2,6 +2,9 @@
 
 Group commit: one syncfs(2) and one transaction for many files. A crash between any two steps finds either the marker
 (the file is restored again, nobody has written to it) or the note in the catalog (only the marker is removed).
+
+The kernel forgets a page that it could not write and tells of it once: a second sync that succeeds proves nothing. So the first
+that fails ends all settling of this agent; the next one fills again what has a marker.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import Catalog, State
-from active_restore.linux.files import sync_filesystem
+from active_restore.linux.files import own_description, sync_filesystem
 from active_restore.placeholder import unmark
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ class Settler:
     def __init__(
         self, mount_fd: int, catalog: Catalog, board: Board, on_settled: Callable[[Sequence[tuple[int, int]]], None]
     ) -> None:
-        self._mount = mount_fd
+        # Nobody else hears for us what became of our writes.
+        self._mount = own_description(mount_fd)
         self._catalog = catalog
         self._board = board
         self._on_settled = on_settled
@@ -65,12 +69,20 @@ class Settler:
         self._busy = False
         self._closing = False
         self._hurried = False
+        self._adopted = False
         self.failure: OSError | None = None
 
-    def add(self, filled: Filled) -> None:
-        """Settle this soon."""
+    def fail(self, error: OSError) -> None:
+        """Something could not be made durable: nothing is settled from now on, so nobody need fill any more."""
+        with self._changed:
+            self.failure = self.failure or error
+        self._board.stopping = True
+
+    def add(self, filled: Filled, *, adopted: bool = False) -> None:
+        """Settle this soon. ``adopted``: others wrote it, and its descriptor may not be told of what went wrong before."""
         with self._changed:
             self._pending.append(filled)
+            self._adopted |= adopted
             # Only when there is something to do: every wake-up takes the interpreter from the threads that serve faults.
             if len(self._pending) == 1 or len(self._pending) >= _BATCH_FILES:
                 self._changed.notify_all()
@@ -84,12 +96,14 @@ class Settler:
                     return
                 self._linger()
                 batch, self._pending = self._pending, []
+                adopted, self._adopted = self._adopted, False
                 self._busy = True
             try:
-                self._settle(batch)
+                if self.failure is None:
+                    self._settle(batch, each=len(batch) <= _SINGLES and not adopted)
             except OSError as error:
                 # The disk failed: the markers stay, so a resume restores these files again.
-                self.failure = error
+                self.fail(error)
             finally:
                 for filled in batch:
                     with contextlib.suppress(OSError):
@@ -110,8 +124,8 @@ class Settler:
     def _must_go_on(self) -> bool:
         return self._closing or self._hurried or len(self._pending) >= _BATCH_FILES
 
-    def _settle(self, batch: list[Filled]) -> None:
-        if len(batch) <= _SINGLES:
+    def _settle(self, batch: list[Filled], *, each: bool) -> None:
+        if each:
             for filled in batch:
                 os.fdatasync(filled.inode)
         else:
@@ -137,3 +151,7 @@ class Settler:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+
+    def give_back(self) -> None:
+        """When ``run`` has ended: its descriptor."""
+        os.close(self._mount)

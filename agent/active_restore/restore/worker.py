@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
-from active_restore.linux.files import sync_filesystem
+from active_restore.linux.files import own_description, sync_filesystem
 from active_restore.linux.process import allow_many_files, die_with_parent, idle_io, name_thread
 from active_restore.model import FileRef
 from active_restore.placeholder import unmark
@@ -64,7 +64,8 @@ class Syncer:
     """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
 
     def __init__(self, mount_fd: int, upstream: Upstream, board: Board) -> None:
-        self._mount = mount_fd
+        # Nobody else hears for us what became of our writes: not another worker, and not the agent.
+        self._mount = own_description(mount_fd)
         self._board = board
         self._upstream = upstream
         self._changed = threading.Condition()
@@ -95,14 +96,22 @@ class Syncer:
                 linger_s = _MANNERLY_LINGER_SECONDS if self._board.pace_bytes_per_s else _LINGER_SECONDS
                 self._changed.wait_for(self._enough, linger_s)
                 batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
-            if len(batch) <= _FEW:
-                for _, inode in batch:
-                    os.fdatasync(inode)
-            else:
-                sync_filesystem(self._mount)
+            try:
+                self._sync([inode for _, inode in batch])
+            except OSError as error:
+                # What was filled meanwhile is lost as well, perhaps; nobody may ask again and believe it (see ``settle``).
+                self._upstream.send(frames.FAILED, error.errno or 5, error.strerror or "")
+                os._exit(1)
             with self._changed:
                 self._inodes.update(batch)
             self._upstream.send(frames.DURABLE, [row for row, _ in batch])
+
+    def _sync(self, inodes: list[int]) -> None:
+        if len(inodes) <= _FEW:
+            for inode in inodes:
+                os.fdatasync(inode)
+        else:
+            sync_filesystem(self._mount)
 
     def unmark(self, rows: list[int]) -> None:
         """The agent has noted that these are settled."""
@@ -268,7 +277,7 @@ def work(name: str, upstream: Upstream, task: Callable[[], None]) -> None:
     try:
         task()
     except OSError:
-        # The disk fails. The agent will meet the same with what was filled here, and tell.
+        # The agent will meet the same with what was filled here, and tell.
         os._exit(1)
     except BaseException:
         traceback.print_exc()

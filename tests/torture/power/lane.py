@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KIB, MIB = 1 << 10, 1 << 20
-_MKFS = {
+MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"),
     "xfs": ("mkfs.xfs", "-q", "-f", "-K"),
     "btrfs": ("mkfs.btrfs", "-q", "-f", "-K"),
 }
-_SIZES = {"ext4": 96 * MIB, "xfs": 304 * MIB, "btrfs": 160 * MIB}
+SIZES = {"ext4": 96 * MIB, "xfs": 304 * MIB, "btrfs": 160 * MIB}
 _OPTIONS = {"ext4": "loop", "xfs": "loop", "btrfs": "loop,nodiscard"}
 _UNKNOWN, _NOT_EQUAL = 19, 1
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -141,8 +141,8 @@ class Lane:
         """A restore with a reader and a writer, from its first byte to its last."""
         for image, empty in zip(self._images, self._empty, strict=True):
             with open(image, "wb") as file:
-                file.truncate(_SIZES[self._kind])
-            subprocess.run([*_MKFS[self._kind], image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                file.truncate(SIZES[self._kind])
+            subprocess.run([*MKFS[self._kind], image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             copy_sparse(image, empty)
         with Recorder(self._place, self._images) as recorder:
             with self._mounted([recorder.disk(number) for number in range(len(self._images))]):

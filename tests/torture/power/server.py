@@ -37,7 +37,9 @@ _ROOT = 1
 _FOREVER_S = 1 << 30
 POSITION, FAILING = struct.Struct("<Q"), struct.Struct("<8xQ")
 """The shared page: how many records there are; which requests fail (bits of ``FAIL_*``)."""
-FAIL_READS, FAIL_WRITES, FAIL_FLUSHES = 1, 2, 4
+FAIL_READS, FAIL_WRITES, FAIL_FLUSHES, FAIL_BAD = 1, 2, 4, 8
+BAD = b"no block of the disk can take this: "
+"""What ``FAIL_BAD`` is about: writes with these bytes in them."""
 
 
 class Disk:
@@ -102,6 +104,8 @@ class Server:
 
     def _write(self, disk: int, offset: int, data: memoryview) -> bytes:
         self._fail(FAIL_WRITES)
+        if FAILING.unpack_from(self._page)[0] & FAIL_BAD and BAD in bytes(data):
+            self._fail(FAIL_BAD)
         os.pwrite(self._disks[disk].fd, data, offset)
         self._note(record(WRITE, disk, offset, len(data)), data)
         return struct.pack("<II", len(data), 0)

@@ -64,6 +64,8 @@ class RangeFile:
         self._writing = threading.Lock()
         self._finishing = threading.Lock()
         self._mtime_ns = 0 if fresh else -1
+        # Open since before our first write: it is told of a write-back that failed, whoever else was told.
+        self._witness = -1
 
     @property
     def row(self) -> int:
@@ -195,6 +197,8 @@ class RangeFile:
         end = chunk.offset + len(data)
         spans = [(max(first * PAGE_BYTES, chunk.offset), min(last * PAGE_BYTES, end)) for first, last in gaps]
         with self._writing, contextlib.closing(_Opened(self._shop, self.file, os.O_RDWR)) as opened:
+            if self._witness < 0:
+                self._witness = open_inode(self._shop.mount_fd, self.file.handle) or -1
             times = self._times(opened.fd)
             try:
                 for begin, stop in spans:
@@ -249,7 +253,7 @@ class RangeFile:
         if fd is None:
             raise Gone
         try:
-            os.fdatasync(fd)
+            self._sync(fd)
             self._shop.catalog.set_states([self.row], State.SETTLED)
             with contextlib.suppress(OSError):
                 os.removexattr(fd, TOUCHED)
@@ -259,6 +263,17 @@ class RangeFile:
             os.close(fd)
         self._shop.board.state[self.row] = State.SETTLED
         self._shop.board.note_marked([self.row], marked=False)
+
+    def _sync(self, fd: int) -> None:
+        try:
+            os.fdatasync(self._witness if self._witness >= 0 else fd)
+        except OSError as error:
+            # To try again would prove nothing.
+            self._shop.settler.fail(error)
+            raise
+        if self._witness >= 0:
+            os.close(self._witness)
+            self._witness = -1
 
 
 class _Opened:

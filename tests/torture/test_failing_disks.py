@@ -1,0 +1,223 @@
+"""A disk that takes no more writes: nothing counts as restored that did not reach it, and when it is well again, all is.
+
+The kernel tells of a write that failed once to each open file, and forgets the page that it could not write: who asks a second
+time, or by another descriptor, hears that all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.disks import KINDS
+from tests.kernel.rig import marked
+from tests.kernel.tasks import Task, python, read
+from tests.kernel.waiting import wait_until
+from tests.restore.agents import make
+from tests.torture.power.lane import MKFS, SIZES
+from tests.torture.power.recorder import Recorder
+from tests.torture.power.server import BAD, FAIL_BAD, FAIL_FLUSHES, FAIL_WRITES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.kernel.rig import Rig
+
+_SIZE = 60_000
+
+
+class Ailing:
+    """A mounted disk whose requests can fail."""
+
+    def __init__(self, kind: str, recorder: Recorder, mount: Path) -> None:
+        self.kind = kind
+        self.recorder = recorder
+        self.mount = mount
+        self.target = mount / "t"
+
+    def attach(self) -> None:
+        """Mount it."""
+        subprocess.run(["mount", "-o", "loop", self.recorder.disk(0), self.mount], check=True)
+
+    def detach(self) -> None:
+        """Unmount it: what is only in memory is gone, as far as it cannot be written."""
+        wait_until(lambda: not subprocess.run(["umount", self.mount], capture_output=True, check=False).returncode, "unmounted")
+
+
+@contextlib.contextmanager
+def ailing(kind: str, place: Path) -> Iterator[Ailing]:
+    """A disk in ``place``."""
+    place.mkdir()
+    image, mount = place / "image", place / "mount"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(SIZES[kind])
+    subprocess.run([*MKFS[kind], image], check=True, capture_output=True)
+    with Recorder(place, [image]) as recorder:
+        disk = Ailing(kind, recorder, mount)
+        disk.attach()
+        try:
+            yield disk
+        finally:
+            recorder.fail(0)
+            disk.detach()
+
+
+def make_bad(tree: Path) -> list[str]:
+    """Files of which every third cannot be written; the names of those."""
+    bad = make(tree, 12, _SIZE)[::3]
+    for name in bad:
+        (tree / name).write_bytes(BAD * (_SIZE // len(BAD)))
+    return bad
+
+
+def assert_nothing_is_lost(rig: Rig, target: Path) -> None:
+    """What has no marker has its content, on the disk."""
+    for path in rig.tree.iterdir():
+        copy = target / path.name
+        if copy.exists() and not marked(copy):
+            assert copy.read_bytes() == path.read_bytes(), path.name
+
+
+def told(command_errors: str) -> None:
+    """One line, no traceback."""
+    assert "Traceback" not in command_errors, command_errors
+    assert "active-restore: error: " in command_errors, command_errors
+
+
+def go_on(rig: Rig, disk: Ailing) -> None:
+    """After the failure: no marker was lost with the content; the disk is well again, and all ends well."""
+    with contextlib.suppress(AssertionError):
+        rig.kill("ar-")
+    disk.detach()
+    disk.recorder.fail(0)
+    disk.attach()
+    assert_nothing_is_lost(rig, disk.target)
+    done = rig.run("resume", disk.target)
+    assert done.returncode == 0, done.stderr
+    disk.detach()
+    disk.attach()
+    rig.verify(disk.target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_that_the_background_cannot_write(rig: Rig, kind: str) -> None:
+    make_bad(rig.tree)
+    with ailing(kind, rig.place / "disk") as disk:
+        disk.recorder.fail(FAIL_BAD)
+        code, errors = rig.start("restore", rig.source, disk.target).end()
+        assert code not in (0, 3, 130), errors
+        told(errors)
+        go_on(rig, disk)
+
+
+def test_blocks_that_cannot_be_written_for_a_writer(held_rig: Rig) -> None:
+    """Who opens such a file for writing gets EIO; that it could be read before changes nothing for the next agent."""
+    bad = make_bad(held_rig.tree)[0]
+    with ailing("ext4", held_rig.place / "disk") as disk:
+        command = held_rig.hold(disk.target)
+        disk.recorder.fail(FAIL_BAD)
+        assert read(disk.target / bad) == (held_rig.tree / bad).read_bytes()
+        writes = "os.close(os.open(sys.argv[1], os.O_WRONLY))"
+        with Task.python(writes, disk.target / bad) as task:
+            code, _, errors = task.finish()
+        assert code
+        assert b"Errno 5" in errors
+        code, said = command.end()
+        assert code not in (0, 3, 130), said
+        told(said)
+        # Its pages are not on the disk and may be dropped at any time.
+        python("open('/proc/sys/vm/drop_caches', 'w').write('1')")
+        with Task("cat", disk.target / bad) as task:
+            task.held()
+            disk.recorder.fail(0)
+            again = held_rig.resume(disk.target)
+            assert task.output() == (held_rig.tree / bad).read_bytes()
+        held_rig.finish(again, disk.target)
+        disk.detach()
+        disk.attach()
+        held_rig.verify(disk.target)
+
+
+def test_blocks_of_a_file_by_range(held_rig: Rig) -> None:
+    """What was read of it may be lost: the next agent looks at what the disk has."""
+    size = 4 << 20
+    (held_rig.tree / "ranged").write_bytes(BAD * (size // len(BAD)))
+    with ailing("ext4", held_rig.place / "disk") as disk:
+        command = held_rig.hold(disk.target, "--ranges", "ranged", "--range-threshold", "1MiB")
+        disk.recorder.fail(FAIL_BAD)
+        part = "fd = os.open(sys.argv[1], os.O_RDONLY); os.write(1, os.pread(fd, 5000, 1 << 20))"
+        expected = (held_rig.tree / "ranged").read_bytes()[1 << 20 :][:5000]
+        assert python(part, disk.target / "ranged") == expected
+        held_rig.hurry(disk.target)
+        code, said = command.end()
+        assert code not in (0, 3, 130), said
+        told(said)
+        python("open('/proc/sys/vm/drop_caches', 'w').write('1')")
+        with Task.python(part, disk.target / "ranged") as task:
+            task.held()
+            disk.recorder.fail(0)
+            again = held_rig.resume(disk.target)
+            assert task.output() == expected
+        held_rig.finish(again, disk.target)
+        disk.detach()
+        disk.attach()
+        held_rig.verify(disk.target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_disk_that_dies(held_rig: Rig, kind: str) -> None:
+    """Nothing can be written or flushed any more: EIO to tasks, an end in one line, and nothing lost that a user had synced."""
+    first, second, *_ = make(held_rig.tree, 40, _SIZE)
+    with ailing(kind, held_rig.place / "disk") as disk:
+        command = held_rig.hold(disk.target)
+        mine = "fd = os.open(sys.argv[1], os.O_WRONLY); os.pwrite(fd, b'mine', 100); os.fsync(fd)"
+        python(mine, disk.target / first)
+        disk.recorder.fail(FAIL_WRITES | FAIL_FLUSHES)
+        with Task.python(mine, disk.target / second) as task:
+            # Where the agent is the first to know, it ends, and tasks wait for the next one.
+            wait_until(lambda: task.ended() or command.ended(), "an errno, or an end")
+            with contextlib.suppress(Exception):
+                held_rig.hurry(disk.target)
+            code, said = command.end()
+            assert code not in (0, 3, 130), said
+            told(said)
+            assert not task.ended() or task.finish()[0]
+        held_rig.kill("ar-")
+        disk.detach()
+        disk.recorder.fail(0)
+        disk.attach()
+        copy = bytearray((held_rig.tree / first).read_bytes())
+        copy[100:104] = b"mine"
+        assert (disk.target / first).read_bytes() == copy
+        held_rig.finish(held_rig.resume(disk.target), disk.target)
+        for path in held_rig.tree.iterdir():
+            if path.name != first:
+                assert (disk.target / path.name).read_bytes() == path.read_bytes(), path.name
+        held_rig.assert_clean(disk.target)
+
+
+def test_disk_of_the_state_dies(held_rig: Rig, ext4_target: Path) -> None:
+    """The target's disk is well: tasks are served as long as may be, then wait for the next agent; nothing is lost."""
+    make(held_rig.tree, 40, _SIZE)
+    with ailing("ext4", held_rig.place / "disk") as disk:
+        held_rig.env["ACTIVE_RESTORE_STATE"] = str(disk.mount / "state")
+        command = held_rig.hold(ext4_target)
+        disk.recorder.fail(FAIL_WRITES | FAIL_FLUSHES)
+        with contextlib.suppress(Exception):
+            held_rig.hurry(ext4_target)
+        code, said = command.end()
+        assert code not in (0, 3, 130), said
+        told(said)
+        with Task("cat", ext4_target / "f0030") as task:
+            disk.detach()
+            disk.recorder.fail(0)
+            disk.attach()
+            again = held_rig.resume(ext4_target)
+            assert task.output() == (held_rig.tree / "f0030").read_bytes()
+        held_rig.finish(again, ext4_target)
+        held_rig.verify(ext4_target)
