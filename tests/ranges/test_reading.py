@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -54,8 +55,13 @@ def test_every_way_to_read(rig: Rig, target: Path) -> None:
         ranges = client.status().ranges
     assert (ranges.mechanism, ranges.files) == ("pre-content events", len(READERS))
     assert len(READERS) * MIB < ranges.bytes_present < ranges.bytes_total == len(READERS) * SIZE
+    assert 0 < ranges.bytes_wanted <= ranges.bytes_present
+    assert f"{len(READERS)} files by range (by pre-content events)" in rig.run("status", target).stdout
     rig.finish(command, target)
     rig.verify(target)
+    report = json.loads(rig.run("report", target, "--json").stdout)
+    assert report["ranges"] == {"files": len(READERS), "bytes": len(READERS) * SIZE, "bytes_wanted": ranges.bytes_wanted}
+    assert "came because tasks wanted them" in rig.run("report", target).stdout
 
 
 def test_exec_and_what_attaches_files_wait_for_all_of_it(rig: Rig, ext4_target: Path) -> None:
