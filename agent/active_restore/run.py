@@ -178,7 +178,7 @@ class Run:
             return self._go_on(laying, passage, interceptor, lane)
         except BaseException as error:
             if not self._parted:
-                self._part(lambda: _leave(interceptor, shop), shop, demand)
+                self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
             if isinstance(error, OSError):
                 hint = f"check that disk; then: active-restore resume {options.target}"
                 raise TargetError(f"the disk of {options.target} fails ({error.strerror})", hint) from error
@@ -250,13 +250,13 @@ class Run:
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""
         if self._stopping.is_set():
-            self._part(lambda: _leave(interceptor, shop), shop, demand)
+            self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
             raise Stopped
         shop.settler.flush()
         self._phase = "verifying"
         left = sweep(shop)
         if any(shop.board.state[row] != State.REFUSED for row in left):
-            self._part(lambda: _leave(interceptor, shop), shop, demand)
+            self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
             raise ActiveRestoreError(
                 f"{len(left)} files could not be made durable ({getattr(shop.settler.failure, 'strerror', '?')})",
                 "check the target's disk; then: active-restore resume",
@@ -385,11 +385,6 @@ class Run:
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
-
-
-def _leave(interceptor: Interceptor, shop: Workshop) -> None:
-    """The guard stays. Where the disk failed, content that is not durable may be lost with the page cache: hold readers."""
-    interceptor.leave(shop.board.rows_in(State.FILLED, State.RANGED) if shop.settler.failure else ())
 
 
 def _serve(interceptor: Interceptor, demand: Demand, on_fault: Callable[[Fault], None]) -> None:

@@ -46,6 +46,7 @@ class RestServer(ThreadingHTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.root = root
         self.refusals = 0
+        self.password = PASSWORD
         self.requests: list[str] = []
         self.with_version_2 = True
         self.garbled = False
@@ -127,7 +128,7 @@ class _Requests(BaseHTTPRequestHandler):
             self.server.refusals -= 1
             self._answer(503)
             return None
-        expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        expected = "Basic " + base64.b64encode(f"{USER}:{self.server.password}".encode()).decode()
         if not hmac.compare_digest(self.headers.get("Authorization", ""), expected):
             self._answer(401)
             return None

@@ -47,6 +47,7 @@ class Desk:
         self._lock = threading.Lock()
         self._readers: list[Reader] = []
         self._unreachable_since = 0.0
+        self._closed = False
 
     def reader(self) -> Reader:
         """The calling thread's own. Raises ``SourceUnavailable``."""
@@ -102,16 +103,19 @@ class Desk:
         return time.monotonic() - since if since else 0.0
 
     def waiting(self, faults: Iterable[Fault]) -> list[Waiting]:
-        """Who these are, for people; longest first."""
+        """Who these are, for people; longest first. Nobody once it is closed: the catalog is about to be, too."""
         now = time.monotonic_ns()
-        return [
-            Waiting(self.shop.catalog.path(fault.row), task, (now - fault.since_ns) / 1e6)
-            for fault in sorted(faults, key=lambda fault: fault.since_ns)
-            if (task := self.answers.describe(fault)).tgid
-        ]
+        with self._lock:
+            return [
+                Waiting(self.shop.catalog.path(fault.row), task, (now - fault.since_ns) / 1e6)
+                for fault in sorted(faults, key=lambda fault: fault.since_ns)
+                if not self._closed and (task := self.answers.describe(fault)).tgid
+            ]
 
     def close(self) -> None:
         """End the readers."""
+        with self._lock:
+            self._closed = True
         for reader in self._readers:
             reader.close()
 

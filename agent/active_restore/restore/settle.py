@@ -78,6 +78,11 @@ class Settler:
             self.failure = self.failure or error
         self._board.stopping = True
 
+    @property
+    def doubtful(self) -> list[int]:
+        """Rows whose content may be lost with the page cache, because the disk failed: readers must be held again."""
+        return self._board.rows_in(State.FILLED, State.RANGED) if self.failure else []
+
     def add(self, filled: Filled, *, adopted: bool = False) -> None:
         """Settle this soon. ``adopted``: others wrote it, and its descriptor may not be told of what went wrong before."""
         with self._changed:
@@ -132,10 +137,14 @@ class Settler:
             sync_filesystem(self._mount)
         rows = [filled.row for filled in batch]
         self._catalog.set_states(rows, State.SETTLED)
+        unmarked = []
         for filled in batch:
             self._board.state[filled.row] = State.SETTLED
-            unmark(filled.inode)
-        self._board.note_marked(rows, marked=False)
+            # Over its quota a file system may refuse even that: the sweep at the end tries again.
+            with contextlib.suppress(OSError):
+                unmark(filled.inode)
+                unmarked.append(filled.row)
+        self._board.note_marked(unmarked, marked=False)
         self._on_settled([(filled.row, filled.size) for filled in batch])
 
     def flush(self) -> None:
