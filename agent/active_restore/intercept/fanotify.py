@@ -320,7 +320,7 @@ class FanotifyInterceptor:
             if fault.ticket >> _NUMBER_BITS != self._keepers:
                 return fault.task
             who = self._linked()[0].ledger.task(number)
-        return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
+        return who if who.tgid else tasks.describe(fault.task.tid)
 
     def filled(self, inode: int) -> None:
         """Reads raise no event now (of three events, two), nor does truncate(2) by path. Opens do, until the marker is gone."""
