@@ -238,12 +238,14 @@ class Run:
             while not self._stopping.is_set() and shop.is_open and any(server.is_alive() for server in servers):
                 self._stopping.wait(_POLL_SECONDS)
                 demand.rest()
+                ranges.look()
                 background.rouse()
             background.finish()
             lane.finish()
             for server in servers:
                 server.join()
         demand.patience.look()
+        ranges.look()
 
     def _end(self, shop: Workshop, interceptor: Interceptor, demand: Demand) -> Done:
         """Settle the rest; then disarm, or leave the guard to the next agent, or refuse what cannot be had."""

@@ -13,6 +13,7 @@ from active_restore.linux import fiemap
 from tests.kernel.disks import mounted
 from tests.kernel.rig import MIB, marked, traces
 from tests.kernel.tasks import python
+from tests.ranges.elsewhere import begin_elsewhere
 from tests.ranges.test_fsx import OPTIONS, from_restic
 from tests.restore.actions import outcome
 
@@ -52,6 +53,7 @@ def act(folder: Path) -> None:
 
 
 def fill(tree: Path) -> None:
+    begin_elsewhere(tree)
     for name in ACTIONS:
         (tree / name).write_bytes(os.urandom(SIZE))
         os.utime(tree / name, ns=(OLD_NS, OLD_NS))
@@ -116,6 +118,7 @@ def test_store_beside_missing_pages(rig: Rig, target: Path) -> None:
     """A store dirties its folio as a whole, with the zeros of pages in it that are missing: those must not pass for content."""
     content = bytearray(os.urandom(24 * MIB))
     (rig.tree / "file").write_bytes(content)
+    begin_elsewhere(rig.tree)
     from_restic(rig)
     command = rig.restore(target, *OPTIONS, "--limit", "1")
     with rig.control(target) as client:

@@ -134,7 +134,8 @@ def test_recorded_ranges_come_first(rig: Rig, ext4_target: Path) -> None:
     start, length = 37 * MIB, 300_000
     touches = (Touch(b"big/file", "", 1, ((start, length),)),)
     (rig.tree / os.fsdecode(FILE_NAME)).write_bytes(encode(Order(0, touches)))
-    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1")
+    (rig.place / "agent.toml").write_text('[restore]\nranges = ["big"]\nrange_threshold = "1MiB"\n')
+    command = rig.restore(ext4_target, "--limit", "1")
 
     def there() -> int:
         with rig.control(ext4_target) as client:

@@ -1,6 +1,8 @@
 """Whether anybody has a file open for writing: the kernel gives no read lease then (fcntl(2), F_SETLEASE).
 
 Open files count that no table of descriptors shows: registered ones of io_uring, mapped ones, those in flight.
+
+Not guaranteed: that who opens the file for writing with O_NONBLOCK in the very microsecond of the question is not told EAGAIN.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Demand:
         self._on_served = on_served
         self._desk = desk
         self._shop = desk.shop
-        self.patience = Patience(self._shop.board, self.on_fault)
+        self.patience = Patience(self._is_missing, self.on_fault)
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Fault]] = {}
         self._refusals: dict[int, int] = {}
@@ -102,6 +102,9 @@ class Demand:
         except Exception as error:
             # Whatever it is: a task must neither hang nor read zeros.
             self._fail(row, errno.EIO, f"{type(error).__name__}: {error}")
+
+    def _is_missing(self, fault: Fault) -> bool:
+        return 0 <= fault.row < self._shop.board.rows and self._shop.board.state[fault.row] == State.LAID
 
     def _serve(self, fault: Fault) -> None:
         file = self._shop.catalog.file(fault.row)

@@ -8,37 +8,31 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from active_restore.catalog import State
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from active_restore.model import Fault
-    from active_restore.restore.board import Board
 
 
 class Patience:
     """``on_fault`` is called by the interceptor's threads, ``look`` now and then by the thread that waits for the background.
 
-    ``serve`` gets every fault that need not wait, or not any longer.
+    ``serve`` gets every fault that need not wait, or not any longer: ``is_missing`` tells.
     """
 
-    def __init__(self, board: Board, serve: Callable[[Fault], None]) -> None:
-        self._board = board
+    def __init__(self, is_missing: Callable[[Fault], bool], serve: Callable[[Fault], None]) -> None:
+        self._is_missing = is_missing
         self._serve = serve
         self._lock = threading.Lock()
         self._waiting: list[Fault] = []
 
     def on_fault(self, fault: Fault) -> None:
         """Keep it, or hand it on."""
-        if fault.patient and self._must_wait(fault):
+        if fault.patient and self._is_missing(fault):
             with self._lock:
                 self._waiting.append(fault)
             return
         self._serve(fault)
-
-    def _must_wait(self, fault: Fault) -> bool:
-        return 0 <= fault.row < self._board.rows and self._board.state[fault.row] == State.LAID
 
     def look(self) -> None:
         """Hand on those whose file is there by now, or cannot be had."""

@@ -19,6 +19,7 @@ from active_restore.linux import accesses, tasks
 from active_restore.model import Gate, Intent, Lane
 from active_restore.presence import PAGE_BYTES
 from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
+from active_restore.restore.patience import Patience
 from active_restore.restore.ranges.file import Gone, RangeFile
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class RangeDemand:
         self.stop = threading.Event()
         self._desk = desk
         self._shop = desk.shop
+        self.patience = Patience(self._is_missing, self._begin)
         self._settled = settled
         self._lock = threading.Lock()
         self._waiting: dict[int, Fault] = {}
@@ -60,12 +62,21 @@ class RangeDemand:
         file = self.files.get(fault.row)
         if file is None or (fault.handle and fault.handle != file.file.handle) or tasks.is_ours(fault.task.tid):
             return False
+        self.patience.on_fault(fault)
+        return True
+
+    def _is_missing(self, fault: Fault) -> bool:
+        file = self.files[fault.row]
+        first, last = file.presence.clip(*fault.range) if fault.range else (0, file.presence.pages)
+        return self._shop.board.state[fault.row] == State.RANGED and not file.presence.covers(first, last)
+
+    def _begin(self, fault: Fault) -> None:
+        file = self.files[fault.row]
         self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
             self._waiting[fault.ticket] = fault
         if not (self._is_quick(file, fault) and self._served(file, fault)):
             self._pool.submit(self._serve, file, fault)
-        return True
 
     def _is_quick(self, file: RangeFile, fault: Fault) -> bool:
         if fault.range is None or fault.intent not in (Intent.READ, Intent.CHANGE, Intent.ACCESS) or self._desk.source.remote:
@@ -208,7 +219,7 @@ class RangeDemand:
         """Who waits now."""
         with self._lock:
             faults = list(self._waiting.values())
-        return self._desk.waiting(faults)
+        return self._desk.waiting([*faults, *self.patience.waiting()])
 
     def close(self) -> None:
         """No fault comes any more, and ``stop`` is set: end the threads."""

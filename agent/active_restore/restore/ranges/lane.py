@@ -99,6 +99,10 @@ class RangeLane:
         """How many tasks wait now."""
         return self._demand.awaited
 
+    def look(self) -> None:
+        """Called now and then: patient tasks go on where they can."""
+        self._demand.patience.look()
+
     def waiting(self) -> list[Waiting]:
         """Who waits now."""
         return self._demand.waiting()
