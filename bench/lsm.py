@@ -6,6 +6,7 @@ say something, seconds are those of the emulation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.intercept.pins import directory
 from active_restore.model import Gate
+from active_restore.predict.opens import BpfOpens, FanotifyOpens
 from bench.disk import quiet
 from bench.hooks import Hooks
 from bench.row import Goal, row
@@ -38,6 +40,9 @@ _FILES, _PASSES, _ROUNDS = 1000, 5, 9
 _FAULTS = 40
 _WAITS_MS = (0.5, 1, 2, 5, 20, 100)
 _HOOK_GOAL = Goal("ours/peer", "<=", 1.10)
+_RECORDING_GOAL = Goal("ours/peer", "<=", 1.05)
+# Absolute paths need no directory to start from.
+_ROOT = -100
 _CONTENT = b"what the backup holds\n" * 400
 
 
@@ -117,6 +122,25 @@ def fanotify_alone(opens: Opens, place: Path) -> Iterator[Row]:
     name = "open of another file, fanotify alone"
     yield row(f"{name}, with ignore marks", "us", later, ("nothing of ours", [*free, *after]))
     yield row(f"{name}, without", "us", first, ("nothing of ours", [*free, *after]))
+
+
+def recording(opens: Opens) -> Iterator[Row]:
+    """Later opens of files while first opens are recorded: by a program, by fanotify, and not at all, in turns."""
+    files = opens.fresh()
+    for path in files:
+        Path(path).write_bytes(b"content")
+    times: dict[str, list[float]] = {"bpf": [], "fanotify": [], "": []}
+    for _ in range(3):
+        for kind in times:
+            with contextlib.ExitStack() as stack:
+                if kind:
+                    source = stack.enter_context(contextlib.closing((BpfOpens if kind == "bpf" else FanotifyOpens)(str(_DISK))))
+                    opens.time(files, passes=1)
+                    for event in source.read():
+                        source.told(_ROOT, os.path.join(os.fsencode(Path(files[0]).parent), event.name))
+                times[kind] += opens.time(files)
+    for kind in ("bpf", "fanotify"):
+        yield row(f"open of a file, recorded by {kind}, later", "us", times[kind], ("not recorded", times[""]), _RECORDING_GOAL)
 
 
 class Waiter:
@@ -216,7 +240,14 @@ def main() -> None:
         place = Path(scratch)
         opens = Opens(_DISK, compiled("opens", place))
         waiter = compiled("waiter", place)
-        for part in (hooks(opens, place), fanotify_alone(opens, place), faults(place, waiter), parking(place, waiter)):
+        parts = (
+            hooks(opens, place),
+            fanotify_alone(opens, place),
+            recording(opens),
+            faults(place, waiter),
+            parking(place, waiter),
+        )
+        for part in parts:
             rows += part
             print(f"  {rows[-1].name}: {statistics.fmean([rows[-1].ours]):g}", file=sys.stderr, flush=True)
     (exchange / "lsm.json").write_text(json.dumps([one.as_dict() for one in rows], indent=1) + "\n")

@@ -90,6 +90,14 @@ struct order {
 	u32 hold;
 };
 
+/* The first open of a file, in the ring "touches": the entry "name" of a directory, opened by a thread group. */
+struct touch {
+	u64 directory;
+	u32 generation;
+	u32 tgid;
+	char name[256];
+};
+
 /* Value of "devices", keyed by device number (kernel encoding: major << 20 | minor). Counts only grow.
  * Own: of the agent and its workers. Kernel: of work queues and write-back, whoever caused it. Foreign: of all others.
  * depth = issued - completed. Latency is from the queue to the end. Slots 0-3 of the histogram count 0-3 microseconds;

@@ -31,8 +31,15 @@ def test_offsets_are_the_kernels() -> None:
     offset = btf.member("inode", "i_ino").offset
     body = text[text.index("struct inode {") :]
     before = body[: body.index("u64 i_ino;")].splitlines()[1:]
-    sizes = [int(line.partition("[")[2].partition("]")[0]) if "_gap_" in line else 8 for line in before if line.strip()]
-    assert sum(sizes) == offset
+    assert sum(_bytes(line) for line in before if line.strip()) == offset
+
+
+def _bytes(declaration: str) -> int:
+    """Of ``char _gap_8[4];``, ``u16 i_mode;`` or a pointer."""
+    kind, name = declaration.split()[:2]
+    if name.startswith("_gap_"):
+        return int(name.partition("[")[2].partition("]")[0])
+    return int(kind[1:]) // 8 if kind[1:].isdigit() else 8
 
 
 def test_missing_member_is_one_clear_line() -> None:

@@ -32,6 +32,11 @@ def test_gate_compiles_here(tmp_path: Path, ranges: int) -> None:
     program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": ranges})
 
 
+def test_touch_compiles_here(tmp_path: Path) -> None:
+    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
+    program.compile_only("touch", tree, platform.machine(), {"TARGET_DEV": 1, "WATCHER": 1, "RING_PAGES": 1})
+
+
 def test_compiler_errors_are_told(tmp_path: Path) -> None:
     tree = write_headers(read_kernel(), platform.machine(), tmp_path)
     kernel_h = tree / "include/kernel.h"

@@ -46,12 +46,12 @@ _SIGCONT = 18
 # Struct -> (name in our C, path in the kernel's BTF). A path may go through embedded structs and array elements.
 _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
     "super_block": _same("s_dev"),
-    "inode": _same("i_ino", "i_sb", "i_generation", "i_size"),
-    "dentry": _same("d_inode"),
+    "inode": _same("i_ino", "i_sb", "i_mode", "i_generation", "i_size"),
+    "dentry": (*_same("d_inode", "d_parent"), ("name", "d_name.name")),
     "vfsmount": _same("mnt_root"),
     "mount": (("mnt_root", "mnt.mnt_root"), ("mnt_id", "mnt_id")),
     "path": _same("mnt", "dentry"),
-    "file": (*_same("f_inode", "f_flags", "f_mode", "f_pos"), ("mnt", "f_path.mnt")),
+    "file": (*_same("f_inode", "f_flags", "f_mode", "f_pos"), ("mnt", "f_path.mnt"), ("dentry", "f_path.dentry")),
     "sighand_struct": (("sigcont_handler", f"action[{_SIGCONT - 1}].sa.sa_handler"),),
     "signal_struct": (("live", "live.counter"), ("shared_pending", "shared_pending.signal.sig")),
     "task_struct": (

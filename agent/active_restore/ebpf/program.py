@@ -172,7 +172,8 @@ def _pin(module: Any, bcc: ModuleType, pins: Path) -> None:
     scratch.mkdir()
     try:
         for name in _table_names(module, bcc):
-            maps.pin(module[name].map_fd, scratch / f"map_{name.decode()}")
+            # Not module[name]: bcc has no class for the storage of inodes.
+            maps.pin(bcc.lib.bpf_table_fd(module.module, name), scratch / f"map_{name.decode()}")
         for fds in (module.lsm_fds, module.raw_tracepoint_fds):
             for name, fd in fds.items():
                 maps.pin(fd, scratch / f"link_{name.decode().removeprefix('raw_tracepoint__').removeprefix('lsm__')}")

@@ -1,8 +1,7 @@
 """The recorder: notes the first open of every file of a file system below a directory, and who it was.
 
-Notification events only: nobody waits for us. A file that was noted is ignored from then on by a mark on its inode, so
-each costs one event, until the kernel forgets the inode. Between two looks nothing of the file system is held open: it
-can be unmounted.
+Nobody waits for us, and each file costs one event, until the kernel forgets its inode (see ``opens``). Between two looks
+nothing of the file system is held open: it can be unmounted.
 
 Of large files it notes the ranges, too, see ``touched``.
 
@@ -18,10 +17,9 @@ import stat
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from active_restore.errors import ActiveRestoreError, CapabilityMissing, TargetError
-from active_restore.linux import fanotify, fanotify_names
+from active_restore.errors import ActiveRestoreError, TargetError
 from active_restore.linux.handles import open_handle
-from active_restore.predict import memory
+from active_restore.predict import memory, opens
 from active_restore.predict.learning import Everything, Worth
 from active_restore.predict.order import FILE_NAME, MAX_BYTES, Order, Touch, decode, encode
 from active_restore.predict.touched import Touched
@@ -31,17 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from active_restore.linux.fanotify_names import Opened
     from active_restore.predict.units import Who
 
-_INIT = (
-    fanotify_names.FAN_CLASS_NOTIF
-    | fanotify_names.FAN_NONBLOCK
-    | fanotify_names.FAN_REPORT_DFID_NAME
-    | fanotify.FAN_CLOEXEC
-    | fanotify.FAN_UNLIMITED_QUEUE
-    | fanotify.FAN_UNLIMITED_MARKS
-)
-_READ_BYTES = 1 << 16
 _SAVE_SECONDS = 30.0
 # A tree that goes on being touched now and then is not to be written to for ever.
 _LONGEST_SAVE_SECONDS = 900.0
@@ -92,25 +82,9 @@ class Recorder:
         self._pause_s = _SAVE_SECONDS
         self.due = time.monotonic() + self._pause_s
         """When to ``save``, by the monotonic clock."""
-        self.fd = self._watch(root)
-        """The group; can be read when something was opened."""
-
-    def _watch(self, root: str) -> int:
-        try:
-            group = fanotify.init(_INIT, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise CapabilityMissing(
-                f"opens cannot be watched ({error.strerror})", "run as root, on kernel 5.17 or newer"
-            ) from error
-        try:
-            flags = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM
-            fanotify.mark_path(group, flags, fanotify_names.FAN_OPEN, root)
-        except OSError as error:
-            os.close(group)
-            raise TargetError(
-                f"the file system of {root} cannot be watched ({error.strerror})", "use ext4, xfs or btrfs"
-            ) from error
-        return group
+        self.opens = opens.watch(root)
+        self.fd = self.opens.fd
+        """Can be polled for reading: something was opened."""
 
     def _go_on(self, root: int, begun: memory.Beginning | None) -> None:
         """Take up what is in the tree. A damaged order is replaced in time."""
@@ -139,12 +113,10 @@ class Recorder:
 
     def drain(self) -> None:
         """Note what has been opened. Raises ``Gone``."""
-        with self._opened() as root, contextlib.suppress(BlockingIOError):
-            while buffer := os.read(self.fd, _READ_BYTES):
-                now = time.monotonic()
-                for event in fanotify_names.parse(buffer):
-                    if event.pid != os.getpid():
-                        self._note(root, event, now)
+        with self._opened() as root:
+            now = time.monotonic()
+            for event in self.opens.read():
+                self._note(root, event, now)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -162,7 +134,7 @@ class Recorder:
         finally:
             os.close(fd)
 
-    def _note(self, root: int, event: fanotify_names.Opened, now: float) -> None:
+    def _note(self, root: int, event: Opened, now: float) -> None:
         """Files that are gone, or lie elsewhere on the file system, are nothing to remember."""
         directory = self._directory(root, event.handle)
         if directory is None or len(self._noted) >= _MAX_TOUCHES or event.name in (FILE_NAME, _FRESH):
@@ -173,11 +145,11 @@ class Recorder:
             who = self._units.who(event.pid)
             worth = self._judge.of(who)
             if worth is Worth.IGNORED:
+                self.opens.again(root, path)
                 return
             if worth is Worth.NOTED:
                 is_empty = not self._add(root, path, who, now)
-        with contextlib.suppress(OSError):
-            fanotify_names.ignore(self.fd, root, path, until_modified=is_empty)
+        self.opens.told(root, path, until_modified=is_empty)
 
     def _add(self, root: int, path: bytes, who: Who, now: float) -> bool:
         """``False`` where there is no content to be restored yet, as in a file that is just being made."""
@@ -254,4 +226,4 @@ class Recorder:
 
     def close(self) -> None:
         """Watch no more."""
-        os.close(self.fd)
+        self.opens.close()
