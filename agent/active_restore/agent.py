@@ -14,15 +14,17 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from active_restore.control.registry import directory_name
-from active_restore.errors import Interrupted, NotRunning, TargetError
+from active_restore.errors import ActiveRestoreError, Interrupted, NotRunning, TargetError
 from active_restore.intercept.choose import abandon
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
+from active_restore.marker import MARKER
 from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
-from active_restore.source.open import open_source
+from active_restore.settings.file import settings_path
+from active_restore.source.open import local_paths, open_source
 from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0001
+_FILES_OF_RESTIC = ("RESTIC_PASSWORD_FILE", "RESTIC_CACERT")
+_FILES_OF_THE_RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf")
 
 
 class Link(Protocol):
@@ -81,6 +85,28 @@ def resume(
         if source:
             job = job.with_source(source)
         return _see_through(job, reporter, env, started, link, wait_for_source=wait_for_source)
+
+
+def need_own_files(target: str, env: Mapping[str, str]) -> None:
+    """Raises ``TargetError`` where what a new agent reads is a placeholder of the restore that it is to go on with.
+
+    The guard that is left would hold it for ever: nobody else can restore that file. Nothing is opened here.
+    """
+    real = os.path.realpath(target)
+    try:
+        job = load(directory_name(real))
+    except ActiveRestoreError:
+        return
+    paths = [str(settings_path())]
+    if job.options.source.startswith("restic:"):
+        paths += [env[name] for name in _FILES_OF_RESTIC if env.get(name)]
+        paths += () if local_paths(job.options.source) else _FILES_OF_THE_RESOLVER
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if os.getxattr(path, MARKER).startswith(job.marker_prefix):
+                raise TargetError(
+                    f"{path} is needed to go on, and is not restored yet", "name a copy of it that lies elsewhere"
+                )
 
 
 def release(target: str) -> None:

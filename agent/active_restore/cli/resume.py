@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.supervised:
         die_with_parent(signal.SIGTERM)
     target = command.absolute(arguments.target)
+    agent.need_own_files(target, os.environ)
     with telling.told(arguments, target, guard_first=arguments.supervised) as (told, link):
         wait = arguments.wait_for_source
         done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)

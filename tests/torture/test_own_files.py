@@ -1,0 +1,85 @@
+"""What an agent itself needs as a placeholder: it must not wait for itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.tasks import Task, read, run
+from tests.restore.agents import kill, make
+from tests.torture.power.recorder import Recorder
+from tests.torture.test_bad_sources import Remote
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kernel.rig import Rig
+
+
+@pytest.mark.parametrize("name", ["ACTIVE_RESTORE_CONFIG", "RESTIC_PASSWORD_FILE", "RESTIC_CACERT"])
+def test_files_that_resume_reads(rig: Rig, ext4_target: Path, name: str) -> None:
+    """Refused at its start: nobody but this agent could restore them."""
+    remote = Remote(rig.place / "server", rig)
+    try:
+        kill(rig.restore(ext4_target, "--limit", "1"))
+        before = dict(rig.env)
+        rig.env[name] = str(ext4_target / "f15")
+        done = rig.run("resume", ext4_target)
+        assert done.returncode == 16, done.stderr
+        assert "f15 is needed to go on" in done.stderr
+        rig.env.clear()
+        rig.env.update(before)
+        rig.finish(rig.resume(ext4_target), ext4_target)
+        assert read(ext4_target / "f15") == remote.files["f15"]
+    finally:
+        remote.stop()
+
+
+def test_the_reader_of_its_output_waits_for_a_file_itself(held_rig: Rig, ext4_target: Path) -> None:
+    """As a log service does whose own files are placeholders: it takes nothing until the agent has served it."""
+    first, *others = make(held_rig.tree, 1500, 2_000)
+    kill(held_rig.hold(ext4_target))
+    code = "data = open(sys.argv[1], 'rb').read()\nos.write(1, b'%d' % len(data))\nwhile os.read(0, 65536): pass"
+    log = ["python3", "-S", "-E", "-c", f"import os, sys\n{code}", str(ext4_target / first)]
+    down, up = os.pipe()
+    reader = subprocess.Popen(log, stdin=down, stdout=subprocess.PIPE)
+    argv = held_rig.argv("resume", ext4_target, "--json")
+    agent = subprocess.Popen(argv, env=held_rig.env, stdout=up, stderr=up)
+    os.close(down)
+    os.close(up)
+    count = "print(sum(len(open(os.path.join(sys.argv[1], name), 'rb').read()) for name in sys.stdin.read().split()))"
+    with Task.python(count, ext4_target) as task:
+        task.say("\n".join(others).encode())
+        task.close_input()
+        assert int(task.output()) == 2000 * len(others)
+    held_rig.hurry(ext4_target)
+    assert agent.wait(120) == 0
+    assert reader.communicate(timeout=120)[0] == b"2000"
+    held_rig.verify(ext4_target)
+
+
+def test_fuse_server_whose_file_is_a_placeholder(held_rig: Rig, ext4_target: Path) -> None:
+    """A file system in user space, whose image lies on the target, on a loop device, mounted: each waits for the one below."""
+    content, mount, place = (held_rig.place / name for name in ("content", "mounted", "fuse"))
+    for folder in (content, mount, place):
+        folder.mkdir()
+    (content / "file").write_bytes(os.urandom(100_000))
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", content, held_rig.tree / "image", "20m"], check=True)
+    command = held_rig.hold(ext4_target)
+    with Recorder(place, [ext4_target / "image"]) as recorder:
+        run("mount", "-o", "loop", recorder.disk(0), mount)
+        try:
+            assert read(mount / "file") == (content / "file").read_bytes()
+            (mount / "new").write_bytes(b"mine")
+            held_rig.finish(command, ext4_target)
+        finally:
+            subprocess.run(["umount", mount], check=True)
+    run("mount", "-o", "loop,ro", ext4_target / "image", mount)
+    try:
+        assert (mount / "new").read_bytes() == b"mine"
+    finally:
+        subprocess.run(["umount", mount], check=True)
+    held_rig.assert_clean(ext4_target)
