@@ -90,12 +90,15 @@ def resume(
 def need_own_files(target: str, env: Mapping[str, str]) -> None:
     """Raises ``TargetError`` where what a new agent reads is a placeholder of the restore that it is to go on with.
 
-    The guard that is left would hold it for ever: nobody else can restore that file. Nothing is opened here.
+    The guard that is left would hold it for ever: nobody else can restore that file. Without one, after a reboot, a new guard
+    comes first, whatever is in such a file. Nothing is opened here.
     """
     real = os.path.realpath(target)
     try:
         job = load(directory_name(real))
     except ActiveRestoreError:
+        return
+    if not job.run_dir.exists():
         return
     paths = [str(settings_path())]
     if job.options.source.startswith("restic:"):
