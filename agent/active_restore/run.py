@@ -196,6 +196,9 @@ class Run:
         self._phase = "restoring"
         self._reporter.event(Ready(time.monotonic() - self._started))
         notify("READY=1")
+        if self._layer is not None:
+            # It has a directory that was deleted: the kernel would not let anybody make the file system read-only.
+            self._layer.close()
         sync_filesystem(passage)
         self._job = self._job.in_phase("restoring")
         self._fill(shop, demand, interceptor, lane)

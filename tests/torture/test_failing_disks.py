@@ -7,6 +7,7 @@ time, or by another descriptor, hears that all is well.
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import pytest
 
 from tests.kernel.disks import KINDS
 from tests.kernel.rig import marked
-from tests.kernel.tasks import Task, python, read
+from tests.kernel.tasks import Task, python, read, refused
 from tests.kernel.waiting import wait_until
 from tests.restore.agents import make
 from tests.torture.power.lane import MKFS, SIZES
@@ -221,3 +222,27 @@ def test_disk_of_the_state_dies(held_rig: Rig, ext4_target: Path) -> None:
             assert task.output() == (held_rig.tree / "f0030").read_bytes()
         held_rig.finish(again, ext4_target)
         held_rig.verify(ext4_target)
+
+
+def test_target_that_becomes_read_only(rig: Rig, target: Path) -> None:
+    """As a file system does that has found a mistake: who wants a file gets an errno, all goes on when it is writable again."""
+    first, *_, last = make(rig.tree, 30, _SIZE)
+    # Small files: none is open for writing while it waits for the limit.
+    command = rig.restore(target, "--limit", "1")
+    mount = target.parent
+    assert read(target / first) == (rig.tree / first).read_bytes()
+    wait_until(
+        lambda: not subprocess.run(["mount", "-o", "remount,ro", mount], capture_output=True, check=False).returncode, "ro"
+    )
+    try:
+        assert read(target / first) == (rig.tree / first).read_bytes()
+        assert refused(target / last) in (errno.EROFS, errno.EIO)
+        rig.hurry(target)
+        command.until("notice")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", mount], check=True)
+    code, said = command.end()
+    if code:
+        told(said)
+        assert rig.run("resume", target).returncode == 0
+    rig.verify(target)
