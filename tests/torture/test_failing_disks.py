@@ -125,10 +125,12 @@ def test_blocks_that_cannot_be_written_for_a_writer(held_rig: Rig) -> None:
         assert read(disk.target / bad) == (held_rig.tree / bad).read_bytes()
         writes = "os.close(os.open(sys.argv[1], os.O_WRONLY))"
         with Task.python(writes, disk.target / bad) as task:
-            code, _, errors = task.finish()
-        assert code
-        assert b"Errno 5" in errors
-        code, said = command.end()
+            # Where the settler was first, the agent has ended, and the writer waits for the next one.
+            code, said = command.end()
+            if task.ended():
+                failed, _, errors = task.finish()
+                assert failed
+                assert b"Errno 5" in errors
         assert code not in (0, 3, 130), said
         told(said)
         # Its pages are not on the disk and may be dropped at any time.
