@@ -116,36 +116,6 @@ def test_blocks_that_the_background_cannot_write(rig: Rig, kind: str) -> None:
         go_on(rig, disk)
 
 
-def test_blocks_that_cannot_be_written_for_a_writer(held_rig: Rig) -> None:
-    """Who opens such a file for writing gets EIO; that it could be read before changes nothing for the next agent."""
-    bad = make_bad(held_rig.tree)[0]
-    with ailing("ext4", held_rig.place / "disk") as disk:
-        command = held_rig.hold(disk.target)
-        disk.recorder.fail(FAIL_BAD)
-        assert read(disk.target / bad) == (held_rig.tree / bad).read_bytes()
-        writes = "os.close(os.open(sys.argv[1], os.O_WRONLY))"
-        with Task.python(writes, disk.target / bad) as task:
-            # Where the settler was first, the agent has ended, and the writer waits for the next one.
-            code, said = command.end()
-            if task.ended():
-                failed, _, errors = task.finish()
-                assert failed
-                assert b"Errno 5" in errors
-        assert code not in (0, 3, 130), said
-        told(said)
-        # Its pages are not on the disk and may be dropped at any time.
-        python("open('/proc/sys/vm/drop_caches', 'w').write('1')")
-        with Task("cat", disk.target / bad) as task:
-            task.held()
-            disk.recorder.fail(0)
-            again = held_rig.resume(disk.target)
-            assert task.output() == (held_rig.tree / bad).read_bytes()
-        held_rig.finish(again, disk.target)
-        disk.detach()
-        disk.attach()
-        held_rig.verify(disk.target)
-
-
 def test_blocks_of_a_file_by_range(held_rig: Rig) -> None:
     """What was read of it may be lost: the next agent looks at what the disk has."""
     size = 4 << 20
