@@ -1,4 +1,4 @@
-"""A plugin of the pytest inside a machine: brings each result out at once."""
+"""A plugin of the pytest inside a machine: brings each result out at once. Outside, it tells which tests there are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     import pytest
 
 _RESULTS = os.environ.get("ACTIVE_RESTORE_RESULTS")
+_COLLECT = os.environ.get("ACTIVE_RESTORE_COLLECT")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A line for each test: its name, and whether it is marked ``ci``."""
+    if _COLLECT:
+        lines = [json.dumps([item.nodeid, item.get_closest_marker("ci") is not None]) for item in session.items]
+        Path(_COLLECT).write_text("".join(f"{line}\n" for line in lines))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
