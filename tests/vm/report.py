@@ -15,9 +15,10 @@ _COLLECT = os.environ.get("ACTIVE_RESTORE_COLLECT")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A line for each test: its name, and whether it is marked ``ci``."""
+    """A line for each test: its name, and the kernels on which it is part of the sample (``None``: all)."""
     if _COLLECT:
-        lines = [json.dumps([item.nodeid, item.get_closest_marker("ci") is not None]) for item in session.items]
+        marks = {item.nodeid: item.get_closest_marker("ci") for item in session.items}
+        lines = [json.dumps([name, [] if mark is None else list(mark.args) or None]) for name, mark in marks.items()]
         Path(_COLLECT).write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -1,7 +1,7 @@
 """The service with systemd as PID 1: what ``boot/drive`` tries in a Debian of its own, over a crash of the machine.
 
-For each interceptor, two boots: the second one follows a crash in the middle of a restore, and something reads a placeholder right behind
-``local-fs.target``.
+For each interceptor, two boots: the second one follows a crash in the middle of a restore, and something reads a placeholder
+right behind ``local-fs.target``.
 """
 
 from __future__ import annotations
