@@ -1,6 +1,6 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio gcc gdb git kmod libbpf1 libc6-dev libcap2-bin make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio fuse3 gcc gdb git kmod libbpf1 libc6-dev libcap2-bin make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING
 from bench.disk import filesystem_type, free_bytes
 from bench.orphans import end_orphans, take_charge
 from bench.rig import FULL, QUICK, Rig, Scale
-from bench.rows import database, demand, durability, manners, memory, others, placeholders, registration, relax, starting, whole
+from bench.rows import (
+    database,
+    demand,
+    durability,
+    manners,
+    memory,
+    others,
+    placeholders,
+    ranges,
+    registration,
+    relax,
+    starting,
+    whole,
+)
 from bench.table import show
 
 if TYPE_CHECKING:
@@ -37,6 +50,7 @@ MEASUREMENTS: dict[str, Callable[[Rig], Iterator[Row]]] = {
     "big": whole.measure_big,
     "manners": manners.measure,
     "database": database.measure,
+    "ranges": ranges.measure,
     "starting": starting.measure,
 }
 RESULTS = Path(__file__).parent / "results.json"

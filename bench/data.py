@@ -19,7 +19,7 @@ _SMALL_MAX_BYTES = 32 << 20
 _MTIME_NS = 1_600_000_000_123_456_789
 
 
-class _Pool:
+class Pool:
     """Bytes to cut files from: one half noise, one half with an alphabet of sixteen letters."""
 
     def __init__(self, seed: int) -> None:
@@ -42,7 +42,7 @@ def small_sizes(files: int, seed: int) -> list[int]:
 
 def make_files(root: Path, sizes: list[int], seed: int) -> None:
     """Files of these sizes, a hundred in a directory."""
-    pool = _Pool(seed)
+    pool = Pool(seed)
     for number, size in enumerate(sizes):
         directory = root / f"d{number // _FILES_OF_A_DIRECTORY:05d}"
         if number % _FILES_OF_A_DIRECTORY == 0:

@@ -37,11 +37,12 @@ class Scale:
     blobs: int
     pgbench_scale: int
     fio_seconds: int
+    range_bytes: int
     cold: bool
 
 
-FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, 30, cold=True)
-QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, 4, cold=False)
+FULL = Scale(3, 50_000, 4, 512 << 20, 200_000, 400, 1_000, 1_000_000, 43, 30, 4100 << 20, cold=True)
+QUICK = Scale(1, 300, 2, 4 << 20, 500, 20, 30, 20_000, 1, 4, 48 << 20, cold=False)
 
 
 class Repository(NamedTuple):

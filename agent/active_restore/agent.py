@@ -9,11 +9,11 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from active_restore.control.registry import directory_name
-from active_restore.control.server import ControlServer
 from active_restore.errors import Interrupted, NotRunning, TargetError
 from active_restore.intercept.choose import abandon
 from active_restore.linux.notify import notify
@@ -22,16 +22,16 @@ from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
-from active_restore.run import Run
 from active_restore.source.open import open_source
 from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from active_restore.config import RestoreOptions
-    from active_restore.control.server import Commands
+    from active_restore.control.server import Commands, ControlServer
     from active_restore.restore.progress import Reporter
+    from active_restore.run import Run
     from active_restore.source.base import Source
 
 _TICK_SECONDS = 1.0
@@ -126,13 +126,42 @@ def _see_through(
         if job.phase in ("planning", "laying"):
             # Before the source: deriving its key takes as long as this process needs to start.
             layer = stack.enter_context(contextlib.closing(LayerProcess()))
-        source = stack.enter_context(contextlib.closing(_open(job, env, wait=wait_for_source)))
+        opening = _Opening(lambda: _open(job, env, wait=wait_for_source))
+        # Meanwhile: both take a third of a second, on two processors.
+        from active_restore.control.server import ControlServer
+        from active_restore.run import Run
+
+        source = stack.enter_context(contextlib.closing(opening.result()))
         job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         job.stopped.unlink(missing_ok=True)
         run = Run(job, source, layer, reporter, started)
         if link is not None:
             link.begin(job.restore_id, job.options.source, run)
-        return asyncio.run(_drive(run, job, reporter))
+        return asyncio.run(_drive(run, job, reporter, ControlServer(job.run_dir / "control.sock", run)))
+
+
+class _Opening:
+    """Opens a source beside this thread, which can be interrupted meanwhile: a daemon."""
+
+    def __init__(self, work: Callable[[], Source]) -> None:
+        self._work = work
+        self._outcome: Source | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="opening", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self._work()
+        except BaseException as error:
+            self._outcome = error
+
+    def result(self) -> Source:
+        """The source. Raises what opening it raised."""
+        self._thread.join()
+        assert self._outcome is not None
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
 
 
 def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
@@ -144,7 +173,7 @@ def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
     return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
 
 
-async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
+async def _drive(run: Run, job: Job, reporter: Reporter, server: ControlServer) -> Done:
     """The event loop serves signals, the control socket and the clock; the work has a thread of its own."""
     # A demand thread never waits longer than this for a thread of ours that computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -153,7 +182,7 @@ async def _drive(run: Run, job: Job, reporter: Reporter) -> Done:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)
-    async with ControlServer(job.run_dir / "control.sock", run):
+    async with server:
         async with asyncio.TaskGroup() as group:
             ticker = group.create_task(_tick(run, reporter), name="ticker")
             outcome = await group.create_task(_work(run), name="work")

@@ -81,7 +81,8 @@ class Intent(enum.IntEnum):
     """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice.
 
     Of files by range alone: CHANGE writes in the range of the fault and nowhere else (an open: may do so later), MAP maps
-    the range and may write to it at any time from then on.
+    the range and may write to it at any time from then on. Where that cannot be told: ACCESS reads or writes in the range,
+    RING may do anything else, too; without anybody who has the file open for writing both read.
     """
 
     READ = 0
@@ -89,6 +90,8 @@ class Intent(enum.IntEnum):
     TRUNCATE = 2
     CHANGE = 3
     MAP = 4
+    ACCESS = 5
+    RING = 6
 
 
 class Gate(enum.IntEnum):

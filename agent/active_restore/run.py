@@ -24,7 +24,8 @@ from active_restore.linux.notify import notify
 from active_restore.linux.process import hurry, name_thread
 from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
-from active_restore.restore.demand import Answers, Demand
+from active_restore.restore.demand import Demand
+from active_restore.restore.desk import Answers, Desk
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
@@ -71,6 +72,7 @@ class Run:
         self._catalog = Catalog(job.state_dir / "catalog.sqlite")
         self._interceptor: Interceptor | None = None
         self._shop: Workshop | None = None
+        self._desk: Desk | None = None
         self._demand: Demand | None = None
         self._background: Background | None = None
         self._predicted: PredictedLane | None = None
@@ -162,9 +164,10 @@ class Run:
         shop = self._shop = self._open_shop(passage, interceptor)
         answers = Answers(interceptor.release, interceptor.refuse, interceptor.describe, interceptor.filled)
         options = self._job.options
+        desk = self._desk = Desk(shop, answers, self._source, options.fault_timeout_s)
         lane = self._predicted = PredictedLane(shop, self._source.handover, _MAX_WORKERS, options.target)
-        demand = self._demand = Demand(shop, answers, self._source, options.fault_timeout_s, lane.on_served)
-        ranges = self._ranges = RangeLane(shop, answers, self._source, options.fault_timeout_s, interceptor.settled)
+        demand = self._demand = Demand(desk, lane.on_served)
+        ranges = self._ranges = RangeLane(desk, interceptor.settled)
         ranges.load(chosen(self._job, self._catalog, self._source, passage), interceptor.hold_ranges, interceptor.ranges)
         self._start("settler", shop.settler.run)
         self._start("stalled", demand.retry_stalled)
@@ -204,7 +207,7 @@ class Run:
             lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
 
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
-        rows = Rows(interceptor.settled, interceptor.completed)
+        rows = Rows(interceptor.settled, interceptor.completed, interceptor.unfilled)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
         shop.board.rate_bytes_per_s = self._limits.now()
         return shop
@@ -279,6 +282,8 @@ class Run:
         demand.close()
         if self._ranges is not None:
             self._ranges.close()
+        if self._desk is not None:
+            self._desk.close()
         if self._predicted is not None:
             self._predicted.close()
 
@@ -346,8 +351,8 @@ class Run:
         options = self._job.options
         name = self._interceptor.name if self._interceptor else ""
         seconds = time.monotonic() - self._started
-        shop, demand, ranges = self._shop, self._demand, self._ranges
-        if shop is None or demand is None or ranges is None:
+        shop, desk, demand, ranges = self._shop, self._desk, self._demand, self._ranges
+        if shop is None or desk is None or demand is None or ranges is None:
             return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
         tally = shop.tally
         lanes = tally.lanes()
@@ -370,7 +375,7 @@ class Run:
             eta_s=left / rate if rate > 0 and left else None,
             paused=shop.board.paused,
             limit_bytes_per_s=shop.board.rate_bytes_per_s,
-            source_unreachable_s=max(demand.unreachable_s, ranges.unreachable_s),
+            source_unreachable_s=desk.unreachable_s,
             lanes=lanes,
             waiting=(*demand.waiting(), *ranges.waiting()),
             ranges=ranges.count(),

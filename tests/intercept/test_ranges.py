@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.marker import MARKER
+from tests.cli.machine import ROOT
 from tests.intercept.test_contract import Agent, begin, disarm, name
 from tests.kernel.tasks import Task, python
+from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.kernel.disks import Disk
+    from tests.kernel.rig import Rig
 
 __all__ = ["begin", "name"]
 PAGE = 4096
@@ -56,8 +61,17 @@ ACCESSES = {
     "ftruncate": ("os.ftruncate(fd, 5000)", "write", [PAGE, PAGE]),
     "truncate": ("os.truncate(p, 5000)", "write", [PAGE, PAGE]),
     "fallocate": ("os.posix_fallocate(fd, PAGE, PAGE)", "write", [PAGE, PAGE]),
+    "openat2, pread": ("os.pread(rings.open2(p, os.O_RDWR), 100, 5000)", "read", [PAGE, PAGE]),
+    "aio": ("rings.Aio().read(fd, 100, 5000)", "access", [PAGE, PAGE]),
+    "io_uring": ("rings.Ring('inline').read(fd, 100, 5000)", "access", [PAGE, PAGE]),
+    # Which ext4 leaves to a worker.
+    "buffered write by io_uring": ("rings.Ring('inline').write(fd, b'n', 5000)", "ring", [PAGE, PAGE]),
+    "io_uring's worker": ("rings.Ring('worker').read(fd, 100, 5000)", "ring", [PAGE, PAGE]),
+    "io_uring's kernel thread": ("rings.Ring('sqpoll').read(fd, 100, 5000)", "ring", [PAGE, PAGE]),
+    "fallocate by io_uring": ("rings.Ring('inline').punch(fd, PAGE, PAGE)", "ring", [PAGE, PAGE]),
 }
-_OPEN = "import mmap\nPAGE = 4096\np, q = sys.argv[1:3]\nfd = os.open(p, os.O_RDWR)\nprint(flush=True)\n"
+_RINGS = f"sys.path.insert(0, {str(ROOT / 'tests' / 'ranges')!r})\nimport rings\n"
+_OPEN = f"{_RINGS}import mmap\nPAGE = 4096\np, q = sys.argv[1:3]\nfd = os.open(p, os.O_RDWR)\nprint(flush=True)\n"
 
 
 @pytest.mark.parametrize("how", ACCESSES, ids=list(ACCESSES))
@@ -95,9 +109,50 @@ def test_pages_that_are_there_hold_nobody_but_the_first_writer(agent: Agent, roo
     disarm(agent, root)
 
 
+def test_reads_that_might_be_writes(agent: Agent, root: Path) -> None:
+    """Of pages that are there: they pass where nobody has the file open for writing, else who is asked knows more."""
+    agent.order("present", 3, 1, 3)
+    read = _RINGS + "print(rings.{}.read(os.open(sys.argv[1], {}), 2, 8000))"
+    for ring in ("Aio()", "Ring('inline')", "Ring('worker')", "Ring('sqpoll')"):
+        assert python(read.format(ring, "os.O_RDONLY"), root / "f3").strip() == b"b'xx'", ring
+    for ring, intent in (("Aio()", "access"), ("Ring('inline')", "access"), ("Ring('worker')", "ring")):
+        with Task.python(read.format(ring, "os.O_RDWR"), root / "f3") as task:
+            assert agent.until("fault")["intent"] == intent
+            agent.order("release", 3, "NONE")
+            task.output()
+    agent.order("touch", 3)
+    for ring in ("Aio()", "Ring('inline')"):
+        assert python(read.format(ring, "os.O_RDWR"), root / "f3").strip() == b"b'xx'", ring
+    with Task.python(read.format("Ring('worker')", "os.O_RDWR"), root / "f3") as task:
+        assert agent.until("fault")["intent"] == "ring"
+        agent.order("release", 3, "NONE")
+        task.output()
+    disarm(agent, root)
+
+
+@pytest.mark.parametrize("victims", [["ar-keeper"], ["ar-standby", "ar-keeper"]], ids="-".join)
+def test_whoever_comes_after_a_keeper_knows_what_was_wanted(agent: Agent, rig: Rig, root: Path, victims: list[str]) -> None:
+    with Task.python("os.pread(os.open(sys.argv[1], 0), 100, 5000)", root / "f3") as task, Task("cat", root / "f5") as reader:
+        before = {fault["row"]: fault for fault in (agent.until("fault"), agent.until("fault"))}
+        for victim in victims:
+            rig.kill(victim)
+        assert {fault["row"]: fault for fault in (agent.until("fault"), agent.until("fault"))} == before
+        assert before[3]["range"] == [PAGE, PAGE]
+        assert before[3]["handle"]
+        assert before[5]["intent"] == "read"
+        agent.order("release", 3, "NONE")
+        task.output()
+        os.removexattr(root / "f5", MARKER)
+        agent.order("release", 5)
+        reader.output()
+    wait_until(lambda: rig.processes("ar-keeper") and rig.processes("ar-standby"), "both are there again")
+    disarm(agent, root)
+
+
 def test_exec_and_truncating_opens_are_faults_of_the_file(agent: Agent, root: Path) -> None:
     for code, intent in (
         ("os.open(p, os.O_WRONLY | os.O_TRUNC)", "truncate"),
+        (f"{_RINGS}rings.open2(p, os.O_WRONLY | os.O_TRUNC)", "truncate"),
         ("os.chmod(p, 0o755)\nos.execv(p, ['x'])", "write"),
     ):
         with Task.python(f"p = sys.argv[1]\n{code}", root / "f3") as task:

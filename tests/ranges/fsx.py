@@ -16,6 +16,9 @@ import random
 import sys
 from collections import Counter
 
+sys.path.insert(0, os.path.abspath(f"{__file__}/../../.."))
+from tests.ranges.rings import Aio, Ring, open2
+
 PAGE = 4096
 STRIPE = 37_123
 MOST = 70_000
@@ -30,6 +33,8 @@ class Wrong(Exception):
 
 class File:
     """A file and its model. ``limits`` are the bytes that may be touched; size-changing operations need all of them."""
+
+    rings = (Ring("inline"), Ring("worker"), Aio())
 
     def __init__(self, path: str, content: bytes, dice: random.Random, stripes: tuple[int, int] | None = None) -> None:
         self.path = path
@@ -49,7 +54,7 @@ class File:
         if self.fd >= 0:
             os.close(self.fd)
         self.flags = self.dice.choice((os.O_RDONLY, os.O_RDWR, os.O_RDWR)) if flags is None else flags
-        self.fd = os.open(self.path, self.flags)
+        self.fd = self.dice.choice((os.open, open2))(self.path, self.flags)
 
     def writable(self) -> bool:
         if self.flags == os.O_RDONLY and not self.gone:
@@ -117,6 +122,10 @@ class File:
             with mmap.mmap(self.fd, offset + length - low, kind, mmap.PROT_READ, offset=low) as view:
                 self.check(view[offset - low :], offset, "mmap")
 
+    def read_ring(self) -> None:
+        offset, length = self.span()
+        self.check(self.dice.choice(self.rings).read(self.fd, length, offset), offset, "aio or io_uring")
+
     def send(self) -> None:
         offset, length = self.span()
         out = os.memfd_create("out")
@@ -170,6 +179,14 @@ class File:
             data = self._fresh(length)
             self.model[offset : offset + length] = data
             os.pwritev(self.fd, [data[: length // 3], data[length // 3 :]], offset)
+
+    def write_ring(self) -> None:
+        if self.writable():
+            offset, length = self.span()
+            data = self._fresh(length)
+            self.model[offset : offset + length] = data
+            if self.dice.choice(self.rings).write(self.fd, data, offset) != length:
+                raise Wrong("a short write by aio or io_uring")
 
     def write_mapped(self) -> None:
         if self.writable():
@@ -255,6 +272,13 @@ class File:
         offset, length = self._fallocate(_PUNCH | _KEEP_SIZE)
         self.model[offset : offset + length] = bytes(length)
 
+    def punch_by_ring(self) -> None:
+        if self.writable() and not self.gone:
+            offset, length = self.span()
+            if length:
+                self.rings[0].punch(self.fd, length, offset)
+                self.model[offset : offset + length] = bytes(length)
+
     def zero(self) -> None:
         offset, length = self._fallocate(_ZERO)
         self.model[offset : offset + length] = bytes(length)
@@ -294,11 +318,12 @@ class File:
             self.check(os.pread(self.fd, min(STRIPE, len(self.model) - start), start), start, "the end")
 
 
-_READING = [File.pread] * 6 + [File.readv, File.read_direct, File.read_mapped, File.send, File.splice, File.copy_out]
-_WRITING = [File.pwrite] * 4 + [File.writev, File.write_mapped, File.splice_in]
+_READING = [File.pread] * 6 + [File.readv, File.read_direct, File.read_mapped, File.read_ring, File.send, File.splice]
+_READING += [File.copy_out]
+_WRITING = [File.pwrite] * 4 + [File.writev, File.write_mapped, File.splice_in, File.write_ring]
 _WHOLE = [File.append, File.extend, File.write_direct, File.rename, File.sync]
 # After these the file is finished as a whole (or no name leads to it): the next one is due soon.
-_LAST = [File.truncate, File.punch, File.zero, File.allocate, File.copy_in, File.unlink]
+_LAST = [File.truncate, File.punch, File.punch_by_ring, File.zero, File.allocate, File.copy_in, File.unlink]
 
 
 class Process:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.linux import fiemap
 from tests.kernel.disks import mounted
 from tests.kernel.rig import MIB, marked, traces
 from tests.kernel.tasks import python
@@ -90,6 +91,55 @@ def test_everything_dies(rig: Rig, target: Path) -> None:
     command = rig.resume(target)
     rig.finish(command, target)
     compare(model, target, times=True)
+    rig.assert_clean(target)
+
+
+# Read up to the edge of what is there, so that the kernel reads ahead beyond it, in large folios; then store before the edge.
+_STORE_AT_EDGE = """
+import mmap
+p, edge = sys.argv[1], int(sys.argv[2])
+fd = os.open(p, os.O_RDWR)
+os.fdatasync(fd)
+os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+for at in range(edge - 100 * 4096, edge, 4096):
+    os.pread(fd, 4096, at)
+m = mmap.mmap(fd, 4096, offset=edge - 4096)
+m[7:10] = b'new'
+m.flush()
+os.fsync(fd)
+"""
+
+
+# Those with large folios.
+@pytest.mark.parametrize("disk", ["ext4", "xfs"], indirect=True)
+def test_store_beside_missing_pages(rig: Rig, target: Path) -> None:
+    """A store dirties its folio as a whole, with the zeros of pages in it that are missing: those must not pass for content."""
+    content = bytearray(os.urandom(24 * MIB))
+    (rig.tree / "file").write_bytes(content)
+    from_restic(rig)
+    command = rig.restore(target, *OPTIONS, "--limit", "1")
+    with rig.control(target) as client:
+        client.pause()
+    edges = []
+    for start in range(MIB, 23 * MIB, 3 * MIB):
+        python("fd = os.open(sys.argv[1], 0)\nos.pread(fd, 1, int(sys.argv[2]))\nos.fsync(fd)", target / "file", str(start))
+        with (target / "file").open("rb") as file:
+            edge = start
+            for begin, end in fiemap.written(file.fileno()):
+                edge = end if begin <= edge < end else edge
+        # A blob has at least 512 KiB, so 100 pages before the edge are there; and a folio of four pages goes beyond it.
+        if edge // 4096 % 4:
+            python(_STORE_AT_EDGE, target / "file", str(edge))
+            content[edge - 4096 + 7 : edge - 4096 + 10] = b"new"
+            edges.append(edge)
+    assert edges
+    command.kill()
+    for name in ("ar-standby", "ar-keeper"):
+        rig.kill(name)
+    command = rig.resume(target)
+    rig.finish(command, target)
+    found = (target / "file").read_bytes()
+    assert [at for at in range(0, len(content), 4096) if found[at : at + 4096] != content[at : at + 4096]] == [], edges
     rig.assert_clean(target)
 
 

@@ -79,7 +79,8 @@ def test_postgresql_answers_on_one_table_while_the_rest_is_missing(rig: Rig, pub
             rig.hurry(target)
             assert cluster.ask("SELECT count(*), sum(length(word)) FROM other") == f"{_ROWS}|{32 * _ROWS - 25}"
             assert cluster.ask("SELECT count(DISTINCT word) FROM asked") == str(_ROWS)
-        rig.finish(command, target)
+        code, errors = command.end()
+        assert code == 0, errors
         with cluster.running():
             assert cluster.ask("SELECT word FROM other WHERE id = 77") == "changed"
         rig.assert_clean(target)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import time
 from typing import TYPE_CHECKING
 
 from active_restore.control.registry import directory_name
@@ -74,7 +75,8 @@ class Life:
             deaths = self.attacker.deaths(KEEPER, STANDBY)
             assert crowd.see_off() <= _ERRORS_A_DEATH * deaths, f"{deaths} keepers were ended"
         except AssertionError as error:
-            error.add_note(f"seed {self._seed}, on {self._target}; blows {self.attacker.log}; {self._troubles()}")
+            told = f"seed {self._seed}, on {self._target}; blows {self.attacker.log}; {self._troubles()}"
+            error.add_note(f"{told}; {self._keepers_log()}")
             raise
         else:
             assert list(crowd.wrong()) == [], self._seed
@@ -94,6 +96,9 @@ class Life:
 
     def _troubles(self) -> list[object]:
         return [agent.troubles for agent in self._agents]
+
+    def _keepers_log(self) -> list[str]:
+        return [path.read_text() for path in (self._rig.place / "run").glob("*/keeper.log")]
 
     def _let_live(self, agent: Command) -> None:
         """A moment; mostly one in which it has come as far as to have workers, or it would seldom get there."""
@@ -125,6 +130,7 @@ class Life:
                 self._guarded = agent.seen("ready")
             return agent
         code, errors = agent.end()
+        self.attacker.log.append((time.monotonic(), f"ended with {code} {errors}", AGENT))
         if code == 0 or self._over:
             return agent
         assert "Traceback" not in errors, errors

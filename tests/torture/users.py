@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PATIENCE = r"""
-import errno, hashlib, json, mmap, random, threading
+import errno, hashlib, json, mmap, random, threading, time
 refused = 0
 place, seed, wanted, longest = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3])), float(sys.argv[4])
 dice, pause = random.Random(seed), threading.Event()
@@ -63,9 +63,14 @@ def skipping_holes(name):
 names = sorted(wanted)
 dice.shuffle(names)
 for name in names:
-    data = patiently(dice.choice([whole, mapped, backwards, skipping_holes]), name)
+    way = dice.choice([whole, mapped, backwards, skipping_holes])
+    data = patiently(way, name)
     if hashlib.md5(data).hexdigest() != wanted[name]:
-        print('wrong:', name, len(data), 'zeros:', data.count(0), flush=True)
+        again = patiently(whole, name)
+        first = next((at for at, (a, b) in enumerate(zip(data, again)) if a != b), -1)
+        later = 'right' if hashlib.md5(again).hexdigest() == wanted[name] else 'as wrong' if again == data else 'wrong'
+        print('wrong:', name, way.__name__, len(data), 'bytes, zeros:', data.count(0), 'differs at', first, 'a moment later:',
+              later, 'monotonic', time.monotonic(), os.stat(name), os.listxattr(name), flush=True)
         raise SystemExit(1)
     pause.wait(dice.random() * longest)
 print('right', refused)

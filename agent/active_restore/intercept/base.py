@@ -84,6 +84,9 @@ class Interceptor(Protocol):
         Told before ``release``, and only where it is cheap to tell.
         """
 
+    def unfilled(self, inode: int) -> None:
+        """Takes ``filled`` back: this file is about to be filled again, so whoever truncates it must be held once more."""
+
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """After ``adopt``: which of these had their gate opened by an agent that did not live to settle them."""
 

@@ -128,6 +128,10 @@ class GuardedBpfInterceptor:
         """Only the guard would ask again."""
         self._guard.filled(inode)
 
+    def unfilled(self, inode: int) -> None:
+        """As above."""
+        self._guard.unfilled(inode)
+
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """What only BPF let readers into is held from writers still, and may be filled again."""
         return self._guard.completed(rows)

@@ -279,7 +279,9 @@ class BpfInterceptor:
             self._let_go(fault.task.tid, fault.since_ns)
 
     def filled(self, inode: int) -> None:
-        """Nothing to do: the gate of readers is a bit."""
+        """Nothing to do: the gate of readers is a bit; truncate(2) is held as long as that of writers is closed."""
+
+    unfilled = filled
 
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """None: writers and truncate(2) are held until a file is settled, so it may be filled again."""

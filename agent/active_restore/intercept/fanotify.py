@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from active_restore.errors import CapabilityMissing, NotRunning, TargetError
 from active_restore.intercept import copies, keepers, wire
 from active_restore.intercept.group import make_group, supported_mask
-from active_restore.intercept.guard import IGNORE, answer
+from active_restore.intercept.guard import IGNORE, UNIGNORE, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.policy import Judge, Treatment
 from active_restore.intercept.wire import FaultPacket
@@ -320,17 +320,21 @@ class FanotifyInterceptor:
             if fault.ticket >> _NUMBER_BITS != self._keepers:
                 return fault.task
             who = self._linked()[0].ledger.task(number)
-        return Task(who.tid, who.tgid, who.comm) if who.tgid else tasks.describe(fault.task.tid)
+        return who if who.tgid else tasks.describe(fault.task.tid)
 
     def filled(self, inode: int) -> None:
-        """Reads raise no event from now on: two of three that a task would wait for. Opens do, until the marker is gone.
+        """Reads raise no event now (of three events, two), nor does truncate(2) by path. Opens do, until the marker is gone."""
+        self._mark_accesses(IGNORE, inode)
 
-        truncate(2) by path is not held any more, either; ``completed`` tells the next agent not to fill that file again.
-        """
+    def unfilled(self, inode: int) -> None:
+        """Without its ignore mark, truncate(2) by path raises an event again. There may be none: marks can be evicted."""
+        self._mark_accesses(UNIGNORE, inode)
+
+    def _mark_accesses(self, flags: int, inode: int) -> None:
         link, _ = self._linked()
         if link.ledger.mask & fanotify.FAN_PRE_ACCESS:
             with contextlib.suppress(OSError):
-                fanotify.mark_fd(link.group, IGNORE, fanotify.FAN_PRE_ACCESS, inode)
+                fanotify.mark_fd(link.group, flags, fanotify.FAN_PRE_ACCESS, inode)
 
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """The ledger outlives agents."""

@@ -13,10 +13,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from active_restore.intercept.ledger import Who
+from active_restore.intercept.ledger import Wish
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import accesses, fanotify, tasks
 from active_restore.linux.handles import HandleMaker
+from active_restore.linux.leases import open_for_writing
 from active_restore.marker import MARKER, marker_row
 from active_restore.model import Intent
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from active_restore.intercept.ledger import Ledger
 
 IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
+UNIGNORE = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_IGNORE
 # One event with a range, or two without: a keeper that is killed leaves no more than these without a note.
 _READ_BYTES = 48
 _OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})
@@ -77,18 +79,15 @@ class Guard:
         if intent is None:
             self.answer(number, 0)
             return
-        ledger.set_row(number, row)
         if ledger.refusal:
             self.answer(number, ledger.refusal)
             return
-        offset, length = event.range or (-1, 0)
-        handle = self._handles.of_fd(number)
-        now = time.monotonic_ns()
-        ledger.note_task(number, Who(event.tid, 0, now, ""))
-        self._forward(FaultPacket(number, row, handle, event.tid, now, intent, offset, length))
+        wish = Wish(event.tid, intent, time.monotonic_ns(), *(event.range or (-1, 0)), self._handles.of_fd(number))
+        ledger.note(number, row, wish)
+        self._forward(FaultPacket(number, row, *wish))
         # Only people want to know the names: they are looked up while the agent is at work.
         _, tgid, comm = tasks.describe(event.tid)
-        ledger.note_task(number, Who(event.tid, tgid, now, comm))
+        ledger.note_names(number, tgid, comm)
 
     def _intent(self, event: fanotify.Event, row: int) -> Intent | None:
         """What the task wants; ``None`` where nothing stands in its way."""
@@ -104,8 +103,13 @@ class Guard:
             return None if intent in (Intent.READ, Intent.CHANGE) else intent
         intent = accesses.access_intent(event.tid, event.fd)
         presence = self._ledger.presence(row)
-        passes = intent is Intent.READ or (intent is Intent.CHANGE and presence.touched)
-        return None if passes and presence.covers(*presence.clip(*event.range)) else intent
+        if not presence.covers(*presence.clip(*event.range)):
+            return intent
+        if intent in (Intent.ACCESS, Intent.RING) and not open_for_writing(event.fd):
+            return None
+        # Of an access that may be a read the agent asks again: it has the file open for writing itself now and then.
+        passes = intent is Intent.READ or (intent in (Intent.CHANGE, Intent.ACCESS) and presence.touched)
+        return None if passes else intent
 
     def _row_of(self, event: fanotify.Event) -> int | None:
         """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""

@@ -31,7 +31,6 @@ from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
 from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
-from active_restore.model import Intent
 
 _LOOK_MS = 10_000
 # Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
@@ -66,8 +65,7 @@ class Keeper:
         for number in range(_FIRST_TICKET, ceiling + _UNNOTED):
             row = left.get(number)
             if row is not None:
-                since_ns = self._ledger.task(number).since_ns
-                self._held[number] = FaultPacket(number, row, b"", 0, since_ns, Intent.WRITE, -1, 0)
+                self._held[number] = FaultPacket(number, row, *self._ledger.wish(number))
             elif number not in self._held:
                 # Read but not judged: which file it is cannot be known any more. An error is better than a hang.
                 answer(self._group, number, errno.EIO)
@@ -293,7 +291,9 @@ def main(arguments: list[str]) -> None:
     keeper = Keeper(group, ledger, listener, prefix, mask)
     note = ledger.keep if watch < 0 else ledger.stand_by
     note(os.getpid())
-    os.write(ready, str(os.getpid()).encode())
+    # The agent that started us may be dead by now, and the keeper with it: then we are all that is left of the guard.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(ready, str(os.getpid()).encode())
     os.close(ready)
     if watch >= 0:
         stand_by(watch)

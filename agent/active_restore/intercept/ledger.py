@@ -13,6 +13,7 @@ import os
 import struct
 from typing import NamedTuple
 
+from active_restore.model import Task
 from active_restore.presence import Presence, memory_bytes
 
 _SETTING = 0
@@ -26,12 +27,15 @@ _RANGED = 7
 _TICKETS = 16
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
-# Who waits: thread id, process id, CLOCK_MONOTONIC in ns, command name.
-_WHO = struct.Struct("=IIQ16s")
-_WHO_END = _WORDS_BYTES + _TICKET_SLOTS * _WHO.size
+# Who waits: process id, command name; and for what: see Wish.
+_NAMES = struct.Struct("=I16s")
+_WISH = struct.Struct("=IIQqQ64p")
+_WISH_BYTES = _NAMES.size + _WISH.size
+_LONGEST_HANDLE = 63
+_WISHES_END = _WORDS_BYTES + _TICKET_SLOTS * _WISH_BYTES
 # Rows beyond are served all the same, by the agent.
 _MAX_ROWS = 1 << 28
-_ROWS_END = _WHO_END + _MAX_ROWS
+_ROWS_END = _WISHES_END + _MAX_ROWS
 # Files by range: row, then where the bits of its pages lie (and how big the file is). Room for 32 TiB of such files.
 _RANGE = struct.Struct("=QQQ")
 _MAX_RANGED = 1 << 15
@@ -47,13 +51,18 @@ _READABLE = 1
 _BY_RANGE = 2
 
 
-class Who(NamedTuple):
-    """The task of an event; ``tgid`` is 0 as long as nobody has looked, ``comm`` is its command name."""
+class Wish(NamedTuple):
+    """What the task of an event waits for, so that whoever comes after a dead keeper can serve just that.
+
+    The fields are those of ``wire.FaultPacket``; a handle that is too long to be kept is empty.
+    """
 
     tid: int
-    tgid: int
+    intent: int
     since_ns: int
-    comm: str
+    offset: int
+    length: int
+    handle: bytes
 
 
 class Ledger:
@@ -67,8 +76,8 @@ class Ledger:
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
         self._view = memoryview(self._map)
         self._words = self._view[:_WORDS_BYTES].cast("Q")
-        self._who = self._view[_WORDS_BYTES:_WHO_END]
-        self._rows = self._view[_WHO_END:_ROWS_END]
+        self._wishes = self._view[_WORDS_BYTES:_WISHES_END]
+        self._rows = self._view[_WISHES_END:_ROWS_END]
         self._ranges = self._view[_ROWS_END:]
         self._places: dict[int, tuple[int, int]] = {}
         self._lasting: memoryview | None = None
@@ -83,7 +92,7 @@ class Ledger:
     def close(self) -> None:
         """Unmap and close our descriptor."""
         self._words.release()
-        self._who.release()
+        self._wishes.release()
         self._rows.release()
         self._ranges.release()
         self._view.release()
@@ -218,19 +227,27 @@ class Ledger:
         if number > self._words[_HIGHEST]:
             self._words[_HIGHEST] = number
 
-    def set_row(self, number: int, row: int) -> None:
-        """The event is about this placeholder."""
+    def note(self, number: int, row: int, wish: Wish) -> None:
+        """The event is about this placeholder. In this order: who finds the row finds a wish that is complete."""
+        handle = wish.handle if len(wish.handle) <= _LONGEST_HANDLE else b""
+        at = number * _WISH_BYTES
+        _NAMES.pack_into(self._wishes, at, 0, b"")
+        _WISH.pack_into(self._wishes, at + _NAMES.size, *wish[:-1], handle)
         self._words[_TICKETS + number] = row + _ROW_OFFSET
 
-    def note_task(self, number: int, who: Who) -> None:
-        """Who waits for this event."""
-        words = (who.tid, who.tgid, who.since_ns, who.comm.encode(errors="surrogateescape")[:16])
-        _WHO.pack_into(self._who, number * _WHO.size, *words)
+    def wish(self, number: int) -> Wish:
+        """What the task of this event waits for."""
+        return Wish(*_WISH.unpack_from(self._wishes, number * _WISH_BYTES + _NAMES.size))
 
-    def task(self, number: int) -> Who:
-        """Who waits for this event, as noted last."""
-        tid, tgid, since_ns, comm = _WHO.unpack_from(self._who, number * _WHO.size)
-        return Who(tid, tgid, since_ns, comm.rstrip(b"\0").decode(errors="replace"))
+    def note_names(self, number: int, tgid: int, comm: str) -> None:
+        """Whose event it is."""
+        _NAMES.pack_into(self._wishes, number * _WISH_BYTES, tgid, comm.encode(errors="surrogateescape")[:16])
+
+    def task(self, number: int) -> Task:
+        """Whose event it is; its ``tgid`` is 0 as long as nobody has looked."""
+        at = number * _WISH_BYTES
+        tgid, comm = _NAMES.unpack_from(self._wishes, at)
+        return Task(self.wish(number).tid, tgid, comm.rstrip(b"\0").decode(errors="replace"))
 
     def close_ticket(self, number: int) -> None:
         """The event was answered."""

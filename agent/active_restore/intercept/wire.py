@@ -29,12 +29,12 @@ class FaultPacket(NamedTuple):
 
     number: int
     row: int
-    handle: bytes
     tid: int
-    since_ns: int
     intent: int
+    since_ns: int
     offset: int
     length: int
+    handle: bytes
 
 
 def pack(kind: int, *values: object) -> bytes:

@@ -2,12 +2,16 @@
 
 A wrong answer must never be a harmless one: whatever is not known for sure is ``Intent.WRITE``, for which the file is
 finished whole. Numbers of system calls of 32-bit tasks that mean something else here never read, write or map a file.
+
+Not recognised: a request of io_uring that was linked to another one and begins while its thread leaves read(2). (It gets
+its range all the same; were it a write, the file would not be noted as written to.)
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import struct
 from typing import NamedTuple
 
 from active_restore.linux import tasks
@@ -28,16 +32,24 @@ class _Numbers(NamedTuple):
     sendfile: int
     splice: int
     copy_file_range: int
+    io_submit: int
     opens: dict[int, int]
 
 
 _NUMBERS = {
     "x86_64": _Numbers(
-        frozenset({0, 17, 19, 295, 327}), frozenset({1, 18, 20, 296, 328}), 9, 40, 275, 326, {2: 1, 257: 2, 304: 2}
+        frozenset({0, 17, 19, 295, 327}), frozenset({1, 18, 20, 296, 328}), 9, 40, 275, 326, 209, {2: 1, 257: 2, 304: 2}
     ),
-    "aarch64": _Numbers(frozenset({63, 67, 65, 69, 286}), frozenset({64, 68, 66, 70, 287}), 222, 71, 76, 285, {56: 2, 265: 2}),
+    "aarch64": _Numbers(
+        frozenset({63, 67, 65, 69, 286}), frozenset({64, 68, 66, 70, 287}), 222, 71, 76, 285, 2, {56: 2, 265: 2}
+    ),
 }
-_HERE = _NUMBERS.get(platform.machine(), _Numbers(frozenset(), frozenset(), -1, -1, -1, -1, {}))
+_HERE = _NUMBERS.get(platform.machine(), _Numbers(frozenset(), frozenset(), -2, -2, -2, -2, -2, {}))
+# The same on every machine.
+_NO_CALL = -1
+_IO_URING_ENTER = 426
+_OPENAT2 = 437
+_OPEN_HOW = struct.Struct("=Q")
 
 
 def open_intent(tid: int) -> Intent:
@@ -46,13 +58,25 @@ def open_intent(tid: int) -> Intent:
     """
     try:
         words = tasks.system_call(tid)
-        flags = int(words[1 + _HERE.opens[int(words[0])]], 16)
+        number = int(words[0])
+        flags = _flags_of_openat2(tid, words) if number == _OPENAT2 else int(words[1 + _HERE.opens[number]], 16)
         if tasks.read_proc(f"/proc/{tid}/comm").rstrip(b"\n") in _ATTACHERS:
             return Intent.WRITE
-    except (OSError, KeyError, ValueError, IndexError):
+    except (OSError, KeyError, ValueError, IndexError, struct.error):
         return Intent.WRITE
     intent = tasks.intent_of_flags(flags)
     return Intent.CHANGE if intent is Intent.WRITE else intent
+
+
+def _flags_of_openat2(tid: int, words: list[bytes]) -> int:
+    """They lie in the task's memory. A thread of it that changes them in this very moment could only hide O_TRUNC from us, and
+    would get back the content that it takes from itself.
+    """
+    fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(_OPEN_HOW.unpack(os.pread(fd, _OPEN_HOW.size, int(words[3], 16)))[0])
+    finally:
+        os.close(fd)
 
 
 def access_intent(tid: int, file: int) -> Intent:
@@ -64,6 +88,11 @@ def access_intent(tid: int, file: int) -> Intent:
             return Intent.READ
         if number in _HERE.writes:
             return Intent.CHANGE
+        # What needs longer than reading and writing, like fallocate(2), io_uring leaves to its workers.
+        if number in (_HERE.io_submit, _IO_URING_ENTER):
+            return Intent.ACCESS
+        if number == _NO_CALL:
+            return Intent.RING
         return _of_two_files(tid, file, number, [int(word, 16) for word in words[1:7]])
     except (OSError, ValueError, IndexError):
         return Intent.WRITE

@@ -21,12 +21,15 @@ _OPENING = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine(), {})
 
 
 def system_call(tid: int) -> list[bytes]:
-    """The words of ``/proc/TID/syscall`` (proc(5)) of a thread that waits or is about to: it may not be asleep yet."""
+    """The words of ``/proc/TID/syscall`` (proc(5)) of a thread that waits or is about to: it may not be asleep yet.
+
+    Of a thread that never was in user mode (a worker of io_uring) only -1: its registers are those of whoever made it.
+    """
     for _ in range(_LOOKS):
         words = read_proc(f"/proc/{tid}/syscall").split()
         if words != [b"running"]:
             break
-    return words
+    return words if words[-1] != b"0x0" else [b"-1"]
 
 
 def read_proc(path: str) -> bytes:

@@ -16,25 +16,23 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ActiveRestoreError, ContentError, SourceUnavailable
 from active_restore.linux import tasks
 from active_restore.linux.latency import Wakefulness
-from active_restore.model import Fault, Gate, Intent, Lane, Task
+from active_restore.model import Fault, Gate, Intent, Lane
 from active_restore.placeholder import open_inode, unmark
+from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
 from active_restore.restore.patience import Patience
-from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
+from active_restore.restore.progress import Notice, Refused
 from active_restore.restore.settle import Filled, settle_for_writer
 from active_restore.restore.writer import Claim, Filling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from active_restore.restore.progress import Served
-    from active_restore.restore.shop import Workshop
-    from active_restore.source.base import Reader, Source
+    from active_restore.restore.desk import Desk
+    from active_restore.restore.progress import Served, Waiting
 
 # More is not restored in the thread that serves faults, and still more not side by side with many others.
 _QUICK_BYTES = 1 << 20
@@ -45,37 +43,19 @@ _AWAKE_SECONDS = 1.0
 # A task that truncates a file of at most this size gets it restored first: that keeps the old content should its open
 # fail after all, and costs nothing that anyone notices.
 _TRUNCATE_AT_ONCE_BYTES = 1 << 20
-_FIRST_RETRY_S = 0.25
-_LAST_RETRY_S = 15.0
-
-
-class Answers(NamedTuple):
-    """What the interceptor offers to the engine: ``release(row, gate, faults)`` and ``refuse(row, errno, faults)``.
-
-    ``describe(fault)`` tells who waits; ``filled(descriptor)`` takes note of complete content before ``release``.
-    """
-
-    release: Callable[[int, Gate, Sequence[Fault]], None]
-    refuse: Callable[[int, int, Sequence[Fault]], None]
-    describe: Callable[[Fault], Task]
-    filled: Callable[[int], None]
 
 
 class Demand:
     """``patience.on_fault`` is called by the interceptor's threads; ``retry_stalled`` runs in a thread of its own."""
 
-    def __init__(self, shop: Workshop, answers: Answers, source: Source, fault_timeout_s: float, on_served: Served) -> None:
+    def __init__(self, desk: Desk, on_served: Served) -> None:
         self._on_served = on_served
-        self._shop = shop
-        self._answers = answers
-        self._source = source
-        self.patience = Patience(shop.board, self.on_fault)
-        self._timeout_ns = int(fault_timeout_s * 1e9)
+        self._desk = desk
+        self._shop = desk.shop
+        self.patience = Patience(self._shop.board, self.on_fault)
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Fault]] = {}
         self._refusals: dict[int, int] = {}
-        self._thread = threading.local()
-        self._readers: list[Reader] = []
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="demand-slow")
         self._bulk = ThreadPoolExecutor(_BULK_THREADS, thread_name_prefix="demand-bulk")
         self._wakefulness = Wakefulness()
@@ -83,13 +63,12 @@ class Demand:
         self._stalled: list[FileRow] = []
         self._stall_changed = threading.Condition()
         self._closing = False
-        self._unreachable_since = 0.0
 
     def warm_up(self) -> None:
         """Called by each thread that will serve faults: the first one need not wait until everything is open."""
         self._shop.catalog.file(0)
         with contextlib.suppress(ActiveRestoreError):
-            self._reader()
+            self._desk.reader()
 
     def on_fault(self, fault: Fault) -> None:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
@@ -98,12 +77,12 @@ class Demand:
         self._wakefulness.begin()
         if tasks.is_ours(fault.task.tid):
             # A thread of ours opened a placeholder, not from the passage: waiting for ourselves would be for ever.
-            self._answers.refuse(row, errno.EAGAIN, [fault])
+            self._desk.refuse(row, errno.EAGAIN, [fault])
             self._shop.reporter.event(Notice(f"the agent itself opened a placeholder (row {row}); it was refused"))
             return
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
-            self._answers.release(row, Gate.READ, [fault])
+            self._desk.answers.release(row, Gate.READ, [fault])
             if not fault.patient:
                 # Wanted: it stays in the page cache, and what it needs is looked for.
                 self._shop.board.urgent[row] = 1
@@ -132,7 +111,7 @@ class Demand:
             self._pass_copy(fault)
         elif self._shop.board.state[file.row] == State.LAID and file.ref.size > _BULK_BYTES:
             self._bulk.submit(self._restore_guarded, file)
-        elif self._source.remote or file.ref.size > _QUICK_BYTES or fault.intent is not Intent.READ:
+        elif self._desk.source.remote or file.ref.size > _QUICK_BYTES or fault.intent is not Intent.READ:
             self._slow.submit(self._restore_guarded, file)
         else:
             self._restore(file, wait=False)
@@ -149,7 +128,7 @@ class Demand:
             faults = self._waiting.pop(fault.row)
         copies = [one for one in faults if one.handle == fault.handle]
         # The gate of the copy is its marker, which is gone; the row's own gate stays as it is.
-        self._answers.release(fault.row, Gate.ALL, copies)
+        self._desk.answers.release(fault.row, Gate.ALL, copies)
         for other in faults:
             if other.handle != fault.handle:
                 self.on_fault(other)
@@ -191,8 +170,7 @@ class Demand:
             if self._shop.board.state[row] == State.FILLED and filling.inode >= 0:
                 # Complete, but it could not be made durable for a writer: the settler tries again, and tells.
                 self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
-            code = error.errno if error.errno in (errno.ENOSPC, errno.EDQUOT) else errno.EIO
-            self._fail(row, code, f"cannot be written: {error.strerror}")
+            self._fail(row, errno_of(error), f"cannot be written: {error.strerror}")
         finally:
             filling.close()
 
@@ -215,14 +193,14 @@ class Demand:
             filling.discard()
             return
         try:
-            for piece in self._reader().read(file.ref):
+            for piece in self._desk.reader().read(file.ref):
                 if self._closing:
                     raise SourceUnavailable("the agent ends")
                 filling.write(piece)
         except (ContentError, SourceUnavailable):
             filling.abort()
             raise
-        filling.finish(self._answers.filled)
+        filling.finish(self._desk.answers.filled)
         self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size)
 
     def _let_go_on(self, file: FileRow, filling: Filling) -> None:
@@ -236,7 +214,7 @@ class Demand:
             else:
                 del self._waiting[row]
         if readers:
-            self._release(file, Gate.READ, readers)
+            self._desk.release(file, Gate.READ, readers)
         if writers:
             settle_for_writer(filling.inode)
             self._shop.board.state[row] = State.SETTLED
@@ -248,16 +226,7 @@ class Demand:
         """Everybody who waits for this file may go on."""
         with self._lock:
             faults = self._waiting.pop(file.row, [])
-        self._release(file, gate, faults)
-
-    def _release(self, file: FileRow, gate: Gate, faults: Sequence[Fault]) -> None:
-        self._answers.release(file.row, gate, faults)
-        now = time.monotonic_ns()
-        for fault in faults:
-            self._shop.tally.fault()
-            task = self._answers.describe(fault)
-            lane = Lane.BACKGROUND if fault.patient else Lane.DEMAND
-            self._shop.reporter.event(FaultServed(file.ref.path, task, (now - fault.since_ns) / 1e6, lane))
+        self._desk.release(file, gate, faults)
 
     def _refuse_file(self, file: FileRow, error: ContentError) -> None:
         """The backup does not have this content (any more): the placeholder stays, tasks get an errno."""
@@ -275,29 +244,18 @@ class Demand:
     def _fail(self, row: int, code: int, detail: str) -> None:
         with self._lock:
             faults = self._waiting.pop(row, [])
-        self._answers.refuse(row, code, faults)
-        if detail:
-            self._shop.reporter.event(Refused(self._shop.catalog.path(row), code, detail))
-
-    def _reader(self) -> Reader:
-        reader: Reader | None = getattr(self._thread, "reader", None)
-        if reader is None:
-            reader = self._thread.reader = self._source.reader()
-            with self._lock:
-                self._readers.append(reader)
-        return reader
+        self._desk.refuse(row, code, faults, detail)
 
     def _stall(self, file: FileRow, error: SourceUnavailable) -> None:
         with self._stall_changed:
-            if not self._unreachable_since and not self._closing:
-                self._unreachable_since = time.monotonic()
-                self._shop.reporter.event(Notice(f"the source cannot be reached, tasks wait: {error}"))
+            if not self._closing:
+                self._desk.lost(error)
             self._stalled.append(file)
             self._stall_changed.notify_all()
 
     def retry_stalled(self) -> None:
         """Until ``close``: try the files that wait for an unreachable source again, with growing pauses."""
-        pause = _FIRST_RETRY_S
+        pause = FIRST_RETRY_S
         while True:
             with self._stall_changed:
                 self._stall_changed.wait_for(lambda: self._stalled or self._closing)
@@ -310,23 +268,18 @@ class Demand:
             with self._stall_changed:
                 if first in self._stalled:
                     self._stalled.extend(rest)
-                    pause = min(pause * 2, _LAST_RETRY_S)
+                    pause = min(pause * 2, LAST_RETRY_S)
                     rest = []
                 else:
-                    self._reachable()
-                    pause = _FIRST_RETRY_S
+                    self._desk.found()
+                    pause = FIRST_RETRY_S
             for file in rest:
                 self._restore_guarded(file)
             self._refuse_overdue()
 
-    def _reachable(self) -> None:
-        if self._unreachable_since:
-            self._unreachable_since = 0.0
-            self._shop.reporter.event(Notice("the source can be reached again"))
-
     def _refuse_overdue(self) -> None:
         """Tasks that have waited for the source longer than the user allowed get EIO; others go on waiting."""
-        oldest = time.monotonic_ns() - self._timeout_ns
+        oldest = self._desk.oldest_ns
         with self._stall_changed:
             # Together, or a task that comes in between would wait in a list that nobody tries again.
             files, self._stalled = self._stalled, []
@@ -342,13 +295,7 @@ class Demand:
                     else:
                         self._waiting.pop(file.row, None)
         for row, faults in overdue.items():
-            self._answers.refuse(row, errno.EIO, faults)
-
-    @property
-    def unreachable_s(self) -> float:
-        """For how long tasks have been waiting for the source; 0 while it can be reached."""
-        since = self._unreachable_since
-        return time.monotonic() - since if since else 0.0
+            self._desk.refuse(row, errno.EIO, faults)
 
     @property
     def awaited(self) -> int:
@@ -357,16 +304,9 @@ class Demand:
 
     def waiting(self) -> list[Waiting]:
         """Who waits now, longest first."""
-        now = time.monotonic_ns()
         with self._lock:
-            faults = [(row, fault) for row, faults in self._waiting.items() for fault in faults]
-        faults += [(fault.row, fault) for fault in self.patience.waiting()]
-        faults.sort(key=lambda entry: entry[1].since_ns)
-        return [
-            Waiting(self._shop.catalog.path(row), task, (now - fault.since_ns) / 1e6)
-            for row, fault in faults
-            if (task := self._answers.describe(fault)).tgid
-        ]
+            faults = [fault for faults in self._waiting.values() for fault in faults]
+        return self._desk.waiting([*faults, *self.patience.waiting()])
 
     def rest(self) -> None:
         """Called now and then: patient tasks go on where they can, and after a while without faults processors may sleep."""
@@ -381,9 +321,7 @@ class Demand:
             self._stall_changed.notify_all()
 
     def close(self) -> None:
-        """No fault comes any more: end the threads and readers."""
+        """No fault comes any more: end the threads."""
         self._wakefulness.end()
         self._slow.shutdown()
         self._bulk.shutdown()
-        for reader in self._readers:
-            reader.close()

@@ -11,6 +11,7 @@ from active_restore.placeholder import open_inode
 from active_restore.restore.board import Board
 from active_restore.restore.settle import Filled, Settler
 from active_restore.restore.tally import Tally
+from active_restore.restore.writer import is_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,10 +41,11 @@ class Workshop(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the interceptor says of rows, and is told: see ``settled`` and ``completed`` of ``intercept.base.Interceptor``."""
+    """What the interceptor says of rows, and is told: see these methods of ``intercept.base.Interceptor``."""
 
     settled: Callable[[Sequence[int]], None]
     completed: Callable[[Sequence[int]], Sequence[int]]
+    unfilled: Callable[[int], None]
 
 
 def open_shop(
@@ -72,23 +74,26 @@ def open_shop(
         tally.done(files)
 
     shop = Workshop(mount, catalog, board, marker_prefix, tally, Settler(mount, catalog, board, settled), reporter)
-    _keep_what_users_changed(shop, interceptor.completed(order))
+    _keep_what_users_changed(shop, interceptor, order)
     return shop, order
 
 
-def _keep_what_users_changed(shop: Workshop, completed: Sequence[int]) -> None:
+def _keep_what_users_changed(shop: Workshop, interceptor: Rows, rows: Sequence[int]) -> None:
     """Files that a dead agent had completed, but not settled, and that were truncated by path since: settle them as they are.
 
     Nobody asks us before truncate(2) of a complete file, so filling it again would bring back what was cut off. All others
-    are filled again: the same bytes, and better than to trust a disk that may have failed meanwhile.
+    are filled again: the same bytes, and better than to trust a disk that may have failed meanwhile. Who truncates one of
+    those from now on is held like before it was complete; that comes first, and the look at its times after it.
     """
-    for row in completed:
+    for row in interceptor.completed(rows):
         file = shop.catalog.file(row)
         inode = open_inode(shop.mount_fd, file.handle) if file is not None else None
         if file is None or inode is None:
             continue
-        # Its filler put this time back before anybody was let in.
-        if os.fstat(inode).st_mtime_ns == file.ref.mtime_ns:
+        interceptor.unfilled(inode)
+        found = os.fstat(inode)
+        # Its filler put this time back before anybody was let in; one that was killed while it filled it again has signed.
+        if found.st_mtime_ns == file.ref.mtime_ns or is_signed(found, file):
             os.close(inode)
             continue
         shop.board.state[row] = State.FILLED

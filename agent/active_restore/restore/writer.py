@@ -65,7 +65,7 @@ class Filling:
         self._last_mtime = 0
         self._fresh = False
         self._capability: bytes | None = None
-        self._sign_ns = zlib.crc32(b"begun" + file.handle) % _SECOND_NS
+        self._sign_ns = _sign_ns(file)
 
     def claim(self, *, wait: bool = True) -> Claim:
         """Open and lock the inode. While somebody else fills this very file: wait, or ``BUSY``. Raises ``OSError``."""
@@ -91,6 +91,10 @@ class Filling:
         if state != State.LAID:
             self._close_file()
             return Claim.UNMARKED if state == State.SETTLED else Claim.FILLED_ALREADY
+        if read_marker(self._fd) is None:
+            # Settled while we waited for the lock, and its users' now: by another agent, whose board is not ours.
+            self._close_file()
+            return Claim.UNMARKED
         self._look()
         return Claim.OURS
 
@@ -99,7 +103,7 @@ class Filling:
         found = os.fstat(self._fd)
         self._size = min(found.st_size, self.file.ref.size)
         self._fresh = not _has_data(self._fd)
-        begun = found.st_atime_ns % _SECOND_NS == self._sign_ns
+        begun = is_signed(found, self.file)
         # Only writing makes these two times equal: a filler that died here left its own, not a user's.
         was_written = (begun or not self._fresh) and found.st_mtime_ns == found.st_ctime_ns
         accessed = found.st_atime_ns - self._sign_ns if begun else found.st_atime_ns
@@ -145,8 +149,7 @@ class Filling:
         """Times that are not from our last write are a user's: those are put back at the end."""
         found = os.fstat(self._fd)
         if found.st_mtime_ns != self._last_mtime:
-            signed = found.st_atime_ns % _SECOND_NS == self._sign_ns
-            self._times = (self._times[0] if signed else found.st_atime_ns, found.st_mtime_ns)
+            self._times = (self._times[0] if is_signed(found, self.file) else found.st_atime_ns, found.st_mtime_ns)
 
     def finish(self, tell: Callable[[int], None] | None = None) -> None:
         """All pieces are written: put back times and capabilities; the content may be read from now on.
@@ -209,6 +212,15 @@ class Filling:
         if self.inode >= 0:
             os.close(self.inode)
             self.inode = -1
+
+
+def _sign_ns(file: FileRow) -> int:
+    return zlib.crc32(b"begun" + file.handle) % _SECOND_NS
+
+
+def is_signed(found: os.stat_result, file: FileRow) -> bool:
+    """Whether somebody began to fill this file and has not come to the end."""
+    return found.st_atime_ns % _SECOND_NS == _sign_ns(file)
 
 
 def _has_data(fd: int) -> bool:

@@ -19,10 +19,10 @@ from active_restore.restore.ranges.file import Gone
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from active_restore.restore.desk import Desk
     from active_restore.restore.ranges.demand import RangeDemand
     from active_restore.restore.ranges.file import RangeFile
-    from active_restore.restore.shop import Workshop
-    from active_restore.source.base import Reader, Source
+    from active_restore.source.base import Reader
 
 _STEP_PAGES = (8 << 20) // PAGE_BYTES
 _RETRY_S = 5.0
@@ -32,11 +32,9 @@ _LOOK_S = 0.5
 class RangeBackground:
     """``run`` in a thread of its own. ``refused`` is told of what the backup does not have: row, path, errno, detail."""
 
-    def __init__(
-        self, shop: Workshop, source: Source, demand: RangeDemand, refused: Callable[[int, bytes, int, str], None]
-    ) -> None:
-        self._shop = shop
-        self._source = source
+    def __init__(self, desk: Desk, demand: RangeDemand, refused: Callable[[int, bytes, int, str], None]) -> None:
+        self._shop = shop = desk.shop
+        self._source = desk.source
         self._demand = demand
         self._refused = refused
         self._pace = Pace(shop.board, shop.board.ranging_worker)

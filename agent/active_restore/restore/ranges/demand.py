@@ -18,22 +18,21 @@ from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux import accesses, tasks
 from active_restore.model import Gate, Intent, Lane
 from active_restore.presence import PAGE_BYTES
-from active_restore.restore.progress import FaultServed, Notice, Refused, Waiting
+from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
 from active_restore.restore.ranges.file import Gone, RangeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from active_restore.model import Fault
-    from active_restore.restore.demand import Answers
-    from active_restore.restore.shop import Workshop
-    from active_restore.source.base import Reader, Source
+    from active_restore.restore.desk import Desk
+    from active_restore.restore.progress import Waiting
 
 _QUICK_PAGES = (1 << 20) // PAGE_BYTES
 _THREADS = 8
 _AHEAD_THREADS = 2
-_FIRST_RETRY_S = 0.25
-_LAST_RETRY_S = 15.0
+# What is taken for granted of an access that may be a read where somebody has the file open for writing.
+_UNTOLD = {Intent.ACCESS: Intent.CHANGE, Intent.RING: Intent.WRITE}
 _HUGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _DEFAULT_HUGE_BYTES = 2 << 20
 
@@ -41,30 +40,18 @@ _DEFAULT_HUGE_BYTES = 2 << 20
 class RangeDemand:
     """``on_fault`` is called by the interceptor's threads. ``settled`` is told rows that are no placeholders any more."""
 
-    def __init__(
-        self,
-        shop: Workshop,
-        answers: Answers,
-        source: Source,
-        fault_timeout_s: float,
-        settled: Callable[[Sequence[int]], None],
-    ) -> None:
+    def __init__(self, desk: Desk, settled: Callable[[Sequence[int]], None]) -> None:
         self.files: dict[int, RangeFile] = {}
         self.urgent: Callable[[int], None] = lambda _: None
         self.stop = threading.Event()
-        self._shop = shop
-        self._answers = answers
-        self._source = source
-        self._timeout_ns = int(fault_timeout_s * 1e9)
+        self._desk = desk
+        self._shop = desk.shop
         self._settled = settled
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[int, Fault]] = {}
-        self._thread = threading.local()
-        self._readers: list[Reader] = []
+        self._waiting: dict[int, Fault] = {}
         self._pool = ThreadPoolExecutor(_THREADS, "ranges")
         self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, "ranges-ahead")
         self._ahead_running = 0
-        self._unreachable_since = 0.0
         self._huge_pages = _huge_bytes() // PAGE_BYTES
 
     def on_fault(self, fault: Fault) -> bool:
@@ -74,50 +61,54 @@ class RangeDemand:
             return False
         self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
-            self._waiting[fault.ticket] = (fault.row, fault)
-        if self._is_quick(file, fault):
-            self._serve(file, fault)
-        else:
+            self._waiting[fault.ticket] = fault
+        if not (self._is_quick(file, fault) and self._served(file, fault)):
             self._pool.submit(self._serve, file, fault)
         return True
 
     def _is_quick(self, file: RangeFile, fault: Fault) -> bool:
-        if fault.range is None or fault.intent not in (Intent.READ, Intent.CHANGE) or self._source.remote:
+        if fault.range is None or fault.intent not in (Intent.READ, Intent.CHANGE, Intent.ACCESS) or self._desk.source.remote:
             return False
         first, last = file.presence.clip(*fault.range)
         return last - first <= _QUICK_PAGES and not file.is_busy(first, last)
 
     def _serve(self, file: RangeFile, fault: Fault) -> None:
-        """Every fault ends in an answer, but where the agent ends: then the next one has it."""
-        pause = _FIRST_RETRY_S
-        while True:
-            try:
-                self._answer(file, fault)
-            except SourceUnavailable as error:
-                if self.stop.is_set():
-                    return
-                self._note_unreachable(error)
-                if time.monotonic_ns() - fault.since_ns < self._timeout_ns:
-                    self.stop.wait(pause)
-                    pause = min(2 * pause, _LAST_RETRY_S)
-                    continue
-                self._refuse(fault, errno.EIO)
-            except ContentError as error:
-                self._refuse(fault, error.errno, f"{error}")
-            except Gone:
-                self.conclude_gone(file)
-                self._release(file, fault, Gate.ALL)
-            except OSError as error:
-                code = error.errno if error.errno in (errno.ENOSPC, errno.EDQUOT) else errno.EIO
-                self._refuse(fault, code, f"cannot be written: {error.strerror}")
-            except Exception as error:
-                self._refuse(fault, errno.EIO, f"{type(error).__name__}: {error}")
-            return
+        pause = FIRST_RETRY_S
+        while not self._served(file, fault):
+            self.stop.wait(pause)
+            pause = min(2 * pause, LAST_RETRY_S)
+
+    def _served(self, file: RangeFile, fault: Fault) -> bool:
+        """Every fault ends in an answer, but where the agent ends: then the next one has it.
+
+        ``False`` where the source cannot be reached, and the task may wait on.
+        """
+        try:
+            self._answer(file, fault)
+        except SourceUnavailable as error:
+            if self.stop.is_set():
+                return True
+            self._desk.lost(error)
+            if fault.since_ns >= self._desk.oldest_ns:
+                return False
+            self._refuse(fault, errno.EIO)
+        except ContentError as error:
+            self._refuse(fault, error.errno, f"{error}")
+        except Gone:
+            self.conclude_gone(file)
+            self._release(file, fault, Gate.ALL)
+        except OSError as error:
+            self._refuse(fault, errno_of(error), f"cannot be written: {error.strerror}")
+        except Exception as error:
+            self._refuse(fault, errno.EIO, f"{type(error).__name__}: {error}")
+        return True
 
     def _answer(self, file: RangeFile, fault: Fault) -> None:
         if file.done:
             self._release(file, fault, Gate.ALL)
             return
+        if fault.intent in _UNTOLD:
+            fault = fault._replace(intent=_UNTOLD[fault.intent] if file.has_writers() else Intent.READ)
         intent = fault.intent
         if fault.range is None and file.held:
             # The keeper lets most opens pass; those that came by another way did not tell whether they are for exec.
@@ -155,11 +146,9 @@ class RangeDemand:
     def _fill(self, file: RangeFile, first: int, last: int) -> None:
         if file.presence.covers(first, last):
             return
-        moved = file.fill(first, last, self._reader())
+        moved = file.fill(first, last, self._desk.reader())
         self._shop.tally.filled(Lane.DEMAND, 0, moved)
-        if self._unreachable_since:
-            self._unreachable_since = 0.0
-            self._shop.reporter.event(Notice("the source can be reached again"))
+        self._desk.found()
 
     def _read_ahead(self, file: RangeFile, first: int, last: int) -> None:
         until = min(file.ahead.after(first, last), file.presence.pages)
@@ -197,39 +186,15 @@ class RangeDemand:
 
     def _release(self, file: RangeFile, fault: Fault, gate: Gate) -> None:
         self._forget(fault)
-        self._answers.release(fault.row, gate, [fault])
-        self._shop.tally.fault()
-        waited_ms = (time.monotonic_ns() - fault.since_ns) / 1e6
-        self._shop.reporter.event(FaultServed(file.file.ref.path, self._answers.describe(fault), waited_ms, Lane.DEMAND))
+        self._desk.release(file.file, gate, [fault])
 
     def _refuse(self, fault: Fault, code: int, detail: str = "") -> None:
         self._forget(fault)
-        self._answers.refuse(fault.row, code, [fault])
-        if detail:
-            self._shop.reporter.event(Refused(self._shop.catalog.path(fault.row), code, detail))
+        self._desk.refuse(fault.row, code, [fault], detail)
 
     def _forget(self, fault: Fault) -> None:
         with self._lock:
             self._waiting.pop(fault.ticket, None)
-
-    def _reader(self) -> Reader:
-        reader: Reader | None = getattr(self._thread, "reader", None)
-        if reader is None:
-            reader = self._thread.reader = self._source.reader()
-            with self._lock:
-                self._readers.append(reader)
-        return reader
-
-    def _note_unreachable(self, error: SourceUnavailable) -> None:
-        if not self._unreachable_since:
-            self._unreachable_since = time.monotonic()
-            self._shop.reporter.event(Notice(f"the source cannot be reached, tasks wait: {error}"))
-
-    @property
-    def unreachable_s(self) -> float:
-        """For how long tasks have been waiting for the source; 0 while it can be reached."""
-        since = self._unreachable_since
-        return time.monotonic() - since if since else 0.0
 
     @property
     def awaited(self) -> int:
@@ -238,21 +203,14 @@ class RangeDemand:
 
     def waiting(self) -> list[Waiting]:
         """Who waits now."""
-        now = time.monotonic_ns()
         with self._lock:
             faults = list(self._waiting.values())
-        return [
-            Waiting(self.files[row].file.ref.path, task, (now - fault.since_ns) / 1e6)
-            for row, fault in faults
-            if (task := self._answers.describe(fault)).tgid
-        ]
+        return self._desk.waiting(faults)
 
     def close(self) -> None:
-        """No fault comes any more, and ``stop`` is set: end the threads and readers."""
+        """No fault comes any more, and ``stop`` is set: end the threads."""
         self._pool.shutdown()
         self._ahead.shutdown()
-        for reader in self._readers:
-            reader.close()
 
 
 def _huge_bytes() -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import FileRow, State
 from active_restore.errors import ContentError, SourceUnavailable
+from active_restore.linux.leases import open_for_writing
 from active_restore.marker import TOUCHED, marker_value
 from active_restore.placeholder import open_inode, read_marker, unmark
 from active_restore.presence import PAGE_BYTES
@@ -175,9 +176,9 @@ class RangeFile:
         first = max(pages[0], -(-span[0] // PAGE_BYTES))
         last = min(pages[1], self.presence.pages if span[1] >= size else span[1] // PAGE_BYTES)
         gaps = list(missing(self.presence, first, last))
-        with contextlib.closing(_Opened(self._shop, self.file)) as opened:
+        with contextlib.closing(_Opened(self._shop, self.file)):
             for chunk in whole_pages(pieces, *span, size):
-                self._write(opened.fd, chunk, gaps)
+                self._write(chunk, gaps)
         moved = sum(end - begin for begin, end in gaps)
         with self._changed:
             for begin, end in gaps:
@@ -185,21 +186,23 @@ class RangeFile:
             self.present_pages += moved
         return moved * PAGE_BYTES
 
-    def _write(self, fd: int, chunk: Chunk, gaps: list[tuple[int, int]]) -> None:
-        """The parts of a chunk that lie in gaps. Times are put back unless a writer was let go on."""
+    def _write(self, chunk: Chunk, gaps: list[tuple[int, int]]) -> None:
+        """The parts of a chunk that lie in gaps. Times are put back unless a writer was let go on.
+
+        Open for writing only while we write: execve(2) fails as long, and ``has_writers`` waits.
+        """
         data = memoryview(chunk.data)
         end = chunk.offset + len(data)
-        for first, last in gaps:
-            begin, stop = max(first * PAGE_BYTES, chunk.offset), min(last * PAGE_BYTES, end)
-            if begin >= stop:
-                continue
-            with self._writing:
-                times = self._times(fd)
-                try:
-                    _pwrite(fd, data[begin - chunk.offset : stop - chunk.offset], begin)
-                finally:
-                    if not self.presence.touched:
-                        os.utime(fd, ns=times)
+        spans = [(max(first * PAGE_BYTES, chunk.offset), min(last * PAGE_BYTES, end)) for first, last in gaps]
+        with self._writing, contextlib.closing(_Opened(self._shop, self.file, os.O_RDWR)) as opened:
+            times = self._times(opened.fd)
+            try:
+                for begin, stop in spans:
+                    if begin < stop:
+                        _pwrite(opened.fd, data[begin - chunk.offset : stop - chunk.offset], begin)
+            finally:
+                if not self.presence.touched:
+                    os.utime(opened.fd, ns=times)
 
     def _times(self, fd: int) -> tuple[int, int]:
         found = os.fstat(fd)
@@ -209,6 +212,11 @@ class RangeFile:
         else:
             self._mtime_ns = found.st_mtime_ns
         return found.st_atime_ns, self._mtime_ns
+
+    def has_writers(self) -> bool:
+        """Whether anybody else has it open for writing. Raises ``Gone``."""
+        with self._writing, contextlib.closing(_Opened(self._shop, self.file)) as opened:
+            return open_for_writing(opened.fd)
 
     def touch(self) -> None:
         """A writer is about to go on: times are its own from now on, also for the next agent."""
@@ -222,7 +230,7 @@ class RangeFile:
         """A task truncates the file to nothing: do it for it, so that nobody fills or sees what it does not want any more."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
-            with contextlib.closing(_Opened(self._shop, self.file)) as opened:
+            with self._writing, contextlib.closing(_Opened(self._shop, self.file, os.O_RDWR)) as opened:
                 os.ftruncate(opened.fd, 0)
             self.presence.add(0, self.presence.pages)
             self.present_pages = self.presence.pages
@@ -254,10 +262,10 @@ class RangeFile:
 
 
 class _Opened:
-    """A writable descriptor of a file that is still ours to fill. Raises ``Gone``."""
+    """A descriptor of a file that is still ours to fill. Raises ``Gone``."""
 
-    def __init__(self, shop: Workshop, file: FileRow) -> None:
-        fd = open_inode(shop.mount_fd, file.handle, os.O_RDWR)
+    def __init__(self, shop: Workshop, file: FileRow, flags: int = os.O_RDONLY) -> None:
+        fd = open_inode(shop.mount_fd, file.handle, flags)
         if fd is None:
             raise Gone
         self.fd = fd
@@ -266,7 +274,7 @@ class _Opened:
             raise Gone
 
     def close(self) -> None:
-        """Give it back: execve(2) fails while there is one."""
+        """Give it back."""
         os.close(self.fd)
 
 

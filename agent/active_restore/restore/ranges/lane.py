@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
     from active_restore.catalog import FileRow
     from active_restore.model import Fault
-    from active_restore.restore.demand import Answers
+    from active_restore.restore.desk import Desk
     from active_restore.restore.progress import Waiting
-    from active_restore.restore.shop import Workshop
-    from active_restore.source.base import Source
 
 
 Hold: TypeAlias = "Callable[[Sequence[tuple[int, int]]], list[tuple[memoryview, bool]]]"
@@ -36,20 +34,13 @@ class RangeLane:
     ``mechanism`` is what lets tasks fault by range; without one they wait for whole files.
     """
 
-    def __init__(
-        self,
-        shop: Workshop,
-        answers: Answers,
-        source: Source,
-        fault_timeout_s: float,
-        settled: Callable[[Sequence[int]], None],
-    ) -> None:
-        self._shop = shop
-        self._source = source
+    def __init__(self, desk: Desk, settled: Callable[[Sequence[int]], None]) -> None:
+        self._desk = desk
+        self._shop = desk.shop
         self._mechanism = ""
         self._background: RangeBackground | None = None
         self._worker: threading.Thread | None = None
-        self._demand = RangeDemand(shop, answers, source, fault_timeout_s, settled)
+        self._demand = RangeDemand(desk, settled)
 
     def load(self, files: Sequence[FileRow], hold: Hold, mechanism: str) -> None:
         """These are by range; ``hold`` is ``Interceptor.hold_ranges``."""
@@ -87,7 +78,7 @@ class RangeLane:
     def start(self, refused: Callable[[int, bytes, int, str], None]) -> None:
         """Fill the rest meanwhile."""
         if self._demand.files:
-            self._background = RangeBackground(self._shop, self._source, self._demand, refused)
+            self._background = RangeBackground(self._desk, self._demand, refused)
             self._worker = threading.Thread(target=self._background.run, name="ranges")
             self._worker.start()
 
@@ -99,11 +90,6 @@ class RangeLane:
                 otherwise(fault)
 
         return on_fault if self._demand.files else otherwise
-
-    @property
-    def unreachable_s(self) -> float:
-        """See ``Demand``."""
-        return self._demand.unreachable_s
 
     @property
     def awaited(self) -> int:
