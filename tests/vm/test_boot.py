@@ -34,7 +34,8 @@ _FSTAB = "/dev/vda / ext4 defaults 0 1\n/dev/vdb /srv ext4 defaults 0 2\n"
 def _system(kernel: Kernel) -> Path:
     """A Debian with what ``boot/drive`` needs, and beside it an initrd that finds its disks; made once."""
     place = BUILD / "boot"
-    if not (place / "initrd").exists():
+    made = place / "made-with"
+    if not made.exists() or made.read_text() != _NEEDS:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         root = debian.copy_to(place / "root")
@@ -55,6 +56,7 @@ def _system(kernel: Kernel) -> Path:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         shutil.move(root / "boot/initrd", place / "initrd")
+        made.write_text(_NEEDS)
     return place
 
 
