@@ -93,7 +93,7 @@ def agents(disk: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     made.end()
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 @pytest.mark.timeout(900 + 60 * _ROUNDS)
 def test_killed_again_and_again(agents: Agents) -> None:
     root, files = agents.root, _READERS * (_ROUNDS // 2 + 1)
