@@ -229,7 +229,7 @@ class Run:
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.follow(self._job.options.order, self._source)
         lane.start(hooks)
-        ranges.start(demand.note_refused)
+        ranges.start(demand.note_refused, lane.ranges)
         with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
             # The user may have set another one while it was made.
             self._ticker.limits = self._limits

@@ -13,7 +13,7 @@ import active_restore
 from active_restore.control import metrics
 from active_restore.control.registry import Known
 from active_restore.model import Task
-from active_restore.restore.progress import LaneCount, Status, Waiting
+from active_restore.restore.progress import LaneCount, RangeCount, Status, Waiting
 from tests.cli.test_end_to_end import fill
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ STATUS = Status(
     "restoring", "/srv", "dir:/b", "latest", "fanotify", 12.5, 10, 1 << 60, 4, 1 << 59, 1, 7, 1e6, None,
     paused=True, limit_bytes_per_s=5, lanes={"demand": LaneCount(3, 30)},
     waiting=(Waiting(b"a", Task(1, 1, "cat"), 1500.0), Waiting(b"b", Task(2, 2, "cat"), 20.0)),
+    ranges=RangeCount("pre-content events", 2, 40, 30, 20),
 )  # fmt: skip
 
 
@@ -56,6 +57,8 @@ def test_every_number_arrives() -> None:
     others = ("waiting_longest_seconds", "rate_bytes_per_second", "limit_bytes_per_second", "paused", "running_seconds")
     assert [value(name, srv) for name in others] == [1.5, 1e6, 5, 1, 12.5]
     assert value("source_unreachable_seconds", srv) == 0
+    by_range = ("range_files", "range_bytes_present", "range_bytes_wanted_total")
+    assert [value(name, srv) for name in by_range] == [2, 30, 20]
     lane = ("lane", "demand")
     assert (value("lane_files_total", srv, lane), value("lane_bytes_total", srv, lane)) == (3, 30)
     assert not any(name == "active_restore_eta_seconds" or ("target", "/other") in labels for name, labels in found

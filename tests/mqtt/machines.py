@@ -29,6 +29,7 @@ def progress(**more: Any) -> dict[str, Any]:
         "faults": 3, "refused": 0, "waiting": 0, "longest_wait_ms": 12.5, "paused": False, "limit_bytes_per_s": 0,
         "source_unreachable_s": 0.0,
         "lanes": {"demand": {"files": 3, "bytes": 100}, "background": {"files": 497, "bytes": (1 << 29) - 100}},
+        "ranges": {"files": 2, "bytes_total": 1 << 26, "bytes_present": 1 << 25, "bytes_wanted": 1 << 20},
     }  # fmt: skip
     return {**fields, **more}
 

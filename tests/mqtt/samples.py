@@ -13,6 +13,7 @@ from active_restore.restore.progress import (
     LaneCount,
     Planned,
     Progress,
+    RangeCount,
     Ready,
     Refused,
     Status,
@@ -51,6 +52,7 @@ def status(files_done: int = 5, *, waiting: int = 0, phase: str = "restoring", p
         eta_s=3.25,
         paused=paused,
         lanes=LANES,
+        ranges=RangeCount("pre-content events", 2, 40, 30, 20),
         waiting=tuple(Waiting(HOSTILE_NAME, Task(7 + n, 6, "cat"), 12.5 + n) for n in range(waiting)),
     )
 

@@ -19,7 +19,7 @@ import jsonschema
 import pytest
 
 from active_restore.errors import Interrupted
-from active_restore.mqtt.payloads import Format, schema
+from active_restore.mqtt.payloads import Format, RangeSum, schema
 from active_restore.mqtt.publisher import Publisher
 from active_restore.mqtt.settings import Broker, Protocol, tls_context
 from active_restore.mqtt.topics import KINDS, RETAINED
@@ -62,6 +62,7 @@ def test_everything_is_told(broker: Mosquitto, ear: Ear, how: Format, protocol: 
     assert [step.phase for step in last.timeline] == ["planning", "laying", "restoring", "done"]
     assert ear.until("progress", lambda progress: progress.waiting == 2).percent == 50.0
     assert ear.of("progress")[-1].decoded().longest_wait_ms == 3.25
+    assert ear.of("progress")[-1].decoded().ranges == RangeSum(2, 40, 30, 20)
     waits = [heard.decoded().waiting_total for heard in ear.of("faults")]
     assert (waits[-1], waits.count(0) <= 2) == (0, True), "the end of the waits is told, and once"
     for heard in ear.heard:

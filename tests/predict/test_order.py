@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,13 +24,27 @@ if TYPE_CHECKING:
 
 NAME = os.fsdecode(order.FILE_NAME)
 PATHS = st.lists(st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & set(b"/\0")), min_size=1, max_size=4)
-TOUCHES = st.lists(st.builds(Touch, PATHS.map(b"/".join), st.text(max_size=20), st.integers(0, 2**40)), max_size=50)
+RANGES = st.lists(st.tuples(st.integers(0, 2**63), st.integers(0, 2**63)), max_size=3).map(tuple)
+TOUCHES = st.lists(
+    st.builds(Touch, PATHS.map(b"/".join), st.text(max_size=20), st.integers(0, 2**40), st.just(()) | RANGES), max_size=50
+)
 
 
 @given(st.integers(0, 2**40), TOUCHES)
 def test_what_is_written_is_read(begun_s: int, touches: list[Touch]) -> None:
     recorded = Order(begun_s, tuple(touches))
     assert order.decode(order.encode(recorded)) == recorded
+
+
+def test_formats() -> None:
+    """What older agents wrote is read, and what they can read is written where there is nothing more to say."""
+    old = msgspec.msgpack.encode([1, 7, ["", "a.service"], [b"deep/er"], [[0, b"one", 1, 30]]])
+    touch = Touch(b"deep/er/one", "a.service", 30)
+    assert order.decode(old) == Order(7, (touch,))
+    assert msgspec.msgpack.decode(order.encode(Order(7, (touch,))))[0] == 1
+    assert msgspec.msgpack.decode(order.encode(Order(7, (touch._replace(ranges=((1, 2),)),))))[0] == 2
+    with pytest.raises(ValueError, match="format 3 is not known"):
+        order.decode(old[:1] + b"\x03" + old[2:])
 
 
 @given(TOUCHES, st.data())

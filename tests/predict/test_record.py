@@ -11,7 +11,8 @@ import pytest
 
 from active_restore.predict import carried, order
 from active_restore.predict.units import unit_of
-from tests.kernel.tasks import Task, read
+from tests.kernel.rig import MIB
+from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -64,6 +65,31 @@ def test_first_opens_in_their_order(rig: Rig, tree: Path) -> None:
     assert times == sorted(times)
     assert rig.run("record", "stop", tree).returncode == 19
     assert rig.processes() == []
+
+
+def test_ranges_of_large_files(rig: Rig, tree: Path) -> None:
+    """What was read of them, more or less, and nothing where all was read."""
+    for name in ("big", "whole"):
+        with (tree / name).open("wb") as file:
+            file.write(os.urandom(32 * MIB))
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    read_at = "fd = os.open(sys.argv[1], os.O_RDONLY)\nos.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)\nos.pread(fd, 10, {})"
+    assert rig.run("record", "start", tree).returncode == 0
+    try:
+        for at in (20 * MIB + 5, 3 * MIB):
+            python(read_at.format(at), tree / "big")
+        read(tree / "whole")
+        read(tree / "first")
+    finally:
+        assert rig.run("record", "stop", tree).returncode == 0
+    ranges = {touch.path: touch.ranges for touch in carried.load(str(tree / NAME)).touches}
+    assert ranges.keys() == {b"big", b"whole", b"first"}
+    assert not ranges[b"whole"]
+    assert not ranges[b"first"]
+    for at in (20 * MIB + 5, 3 * MIB):
+        assert [1 for offset, length in ranges[b"big"] if offset <= at < offset + length]
+    assert sum(length for _, length in ranges[b"big"]) <= 4 * MIB
 
 
 def test_in_the_foreground_until_a_signal(rig: Rig, tree: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from active_restore.linux import fiemap
+from active_restore.predict.order import FILE_NAME, Order, Touch, encode
 from tests.kernel.rig import MIB, marked
 from tests.kernel.tasks import Task, python
+from tests.kernel.waiting import wait_until
 from tests.ranges.readers import READERS
 from tests.ranges.test_fsx import from_restic
 
@@ -54,8 +58,13 @@ def test_every_way_to_read(rig: Rig, target: Path) -> None:
         ranges = client.status().ranges
     assert (ranges.mechanism, ranges.files) == ("pre-content events", len(READERS))
     assert len(READERS) * MIB < ranges.bytes_present < ranges.bytes_total == len(READERS) * SIZE
+    assert 0 < ranges.bytes_wanted <= ranges.bytes_present
+    assert f"{len(READERS)} files by range (by pre-content events)" in rig.run("status", target).stdout
     rig.finish(command, target)
     rig.verify(target)
+    report = json.loads(rig.run("report", target, "--json").stdout)
+    assert report["ranges"] == {"files": len(READERS), "bytes": len(READERS) * SIZE, "bytes_wanted": ranges.bytes_wanted}
+    assert "came because tasks wanted them" in rig.run("report", target).stdout
 
 
 def test_exec_and_what_attaches_files_wait_for_all_of_it(rig: Rig, ext4_target: Path) -> None:
@@ -117,3 +126,26 @@ def test_damage_refuses_what_touches_it(rig: Rig, ext4_target: Path) -> None:
     assert rig.run("release", ext4_target).returncode == 0
     rig.kill("ar-standby")
     rig.kill("ar-keeper")
+
+
+def test_recorded_ranges_come_first(rig: Rig, ext4_target: Path) -> None:
+    """The background, which a limit stops after its first step, begins with them."""
+    content = make(rig.tree / "big" / "file", 5 * SIZE)
+    start, length = 37 * MIB, 300_000
+    touches = (Touch(b"big/file", "", 1, ((start, length),)),)
+    (rig.tree / os.fsdecode(FILE_NAME)).write_bytes(encode(Order(0, touches)))
+    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1")
+
+    def there() -> int:
+        with rig.control(ext4_target) as client:
+            return client.status().ranges.bytes_present
+
+    wait_until(there, "the background has begun")
+    assert there() <= 4 * MIB
+    path = ext4_target / "big" / "file"
+    with path.open("rb") as file:
+        assert [1 for begin, end in fiemap.written(file.fileno()) if begin <= start and start + length <= end]
+    assert marked(path)
+    rig.finish(command, ext4_target)
+    assert path.read_bytes() == content
+    rig.verify(ext4_target)

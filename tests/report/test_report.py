@@ -98,6 +98,7 @@ FIELDS = (
     "events",
     "refused",
     "faults",
+    "ranges",
 )
 EVENTS = st.sampled_from(["begun", "planned", "ready", "progress", "fault", "refused", "notice", "left_out", "done", "strange"])
 

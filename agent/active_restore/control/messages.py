@@ -182,6 +182,7 @@ class RangesText(BaseModel):
     files: int = 0
     bytes_total: int = 0
     bytes_present: int = 0
+    bytes_wanted: int = 0
 
 
 class StatusText(BaseModel):

@@ -57,6 +57,9 @@ METRICS = (
     Metric("running_seconds", "gauge", "How long this agent has been running.", _one(lambda status: status.seconds)),
     Metric("eta_seconds", "gauge", "Time left; absent while it is not known.", _one(lambda status: status.eta_s)),
     Metric("lane_files_total", "counter", "Files that came by each lane.", lambda s: _lanes(s, "files")),
+    Metric("range_files", "gauge", "Files by range that are not finished.", _one(lambda s: s.ranges.files)),
+    Metric("range_bytes_present", "gauge", "Bytes of these that are there.", _one(lambda s: s.ranges.bytes_present)),
+    Metric("range_bytes_wanted_total", "counter", "Bytes by range that tasks wanted.", _one(lambda s: s.ranges.bytes_wanted)),
     Metric("lane_bytes_total", "counter", "Bytes that came by each lane.", lambda s: _lanes(s, "bytes")),
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from active_restore.errors import ActiveRestoreError
     from active_restore.mqtt.payloads import Outcome, Payload
     from active_restore.mqtt.topics import Kind
-    from active_restore.restore.progress import Event, Waiting
+    from active_restore.restore.progress import Event, RangeCount, Waiting
 
 _MAX_WAITING = 32
 _MAX_SERVED = 16
@@ -252,6 +252,7 @@ class Digest:
             limit_bytes_per_s=status.limit_bytes_per_s,
             source_unreachable_s=round(status.source_unreachable_s, 1),
             lanes={name: payloads.LaneSum(lane.files, lane.bytes) for name, lane in status.lanes.items()},
+            ranges=_ranges(status.ranges),
         )
 
     def _waiting(self) -> tuple[Waiting, ...]:
@@ -306,6 +307,13 @@ def _that_fit(waits: list[payloads.Wait]) -> list[payloads.Wait]:
     """The first of them whose paths are not too long together."""
     sizes = itertools.accumulate(len(wait.path) for wait in waits)
     return [wait for wait, size in zip(waits, sizes, strict=True) if size <= _MAX_TEXT]
+
+
+def _ranges(count: RangeCount) -> payloads.RangeSum | UnsetType:
+    """Nothing where no file is by range."""
+    if not count.files and not count.bytes_wanted:
+        return UNSET
+    return payloads.RangeSum(count.files, count.bytes_total, count.bytes_present, count.bytes_wanted)
 
 
 def _percent(files_done: int, files_total: int, bytes_done: int, bytes_total: int) -> float:

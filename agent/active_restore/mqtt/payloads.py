@@ -61,6 +61,15 @@ class LaneSum(msgspec.Struct, frozen=True):
     bytes: Count
 
 
+class RangeSum(msgspec.Struct, frozen=True):
+    """Files by range that are not finished; ``bytes_wanted`` came because tasks wanted them, of finished ones, too."""
+
+    files: Count
+    bytes_total: Count
+    bytes_present: Count
+    bytes_wanted: Count
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Retained on ``progress``, every ``progress_interval_s``. ``waiting`` is how many tasks wait now."""
 
@@ -84,6 +93,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes_per_s: Count
     source_unreachable_s: Quantity
     lanes: dict[str, LaneSum]
+    ranges: RangeSum | UnsetType = UNSET
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from active_restore.catalog import Catalog
-    from active_restore.predict.order import Touch
+    from active_restore.predict.order import Stretch, Touch
     from active_restore.predict.tree import Tree
     from active_restore.source.base import Source
 
@@ -36,14 +36,14 @@ def find(named: str, tree: Tree, catalog: Catalog, source: Source) -> Sequence[T
         raise ActiveRestoreError(str(error)) from error
 
 
-def rows(touches: Iterable[Touch], tree: Tree) -> list[int]:
-    """Missing files in the order in which they were used."""
-    found: dict[int, None] = {}
+def rows(touches: Iterable[Touch], tree: Tree) -> dict[int, Sequence[Stretch]]:
+    """Missing files in the order in which they were used, and which ranges of them were, where that is known."""
+    found: dict[int, Sequence[Stretch]] = {}
     for touch in touches:
         with contextlib.suppress(OSError), tree.look(b"/" + touch.path) as file:
             if file is not None and file.missing:
-                found[file.row] = None
-    return list(found)
+                found.setdefault(file.row, touch.ranges)
+    return found
 
 
 def load(path: str) -> order.Order:

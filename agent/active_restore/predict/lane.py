@@ -29,7 +29,7 @@ from active_restore.restore.progress import Notice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from active_restore.predict.order import Touch
+    from active_restore.predict.order import Stretch, Touch
     from active_restore.restore.background import Hooks
     from active_restore.restore.progress import PredictionCount
     from active_restore.restore.shop import Workshop
@@ -70,6 +70,8 @@ class PredictedLane:
         self._judges = not os.fstatvfs(shop.mount_fd).f_flag & os.ST_NOATIME
         self._begun_ns = time.time_ns()
         self._pid = 0
+        self.ranges: list[tuple[int, Sequence[Stretch]]] = []
+        """Files by range of the order that is followed, and which of their bytes come first; none named: all."""
 
     def pids(self) -> list[int]:
         """The process, where there is or was one."""
@@ -95,11 +97,13 @@ class PredictedLane:
             touches, self._touches = self._touches, ()
             if inside >= 0:
                 touches, self._touches = touches[:_MOST_BEFORE], touches[_MOST_BEFORE:]
-            rows = carried.rows(touches, tree)
+            found = carried.rows(touches, tree)
         except (ActiveRestoreError, OSError) as error:
             self._touches = ()
             shop.reporter.event(Notice(f"no recorded order is followed: {error}"))
             return
+        rows = [row for row in found if shop.board.state[row] != State.RANGED]
+        self.ranges += [(row, found[row]) for row in found if shop.board.state[row] == State.RANGED]
         if rows:
             self._book.expect(ORDER, rows)
             self._rows.append(rows)

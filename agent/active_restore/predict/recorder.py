@@ -4,6 +4,8 @@ Notification events only: nobody waits for us. A file that was noted is ignored 
 each costs one event, until the kernel forgets the inode. Between two looks nothing of the file system is held open: it
 can be unmounted.
 
+Of large files it notes the ranges, too, see ``touched``.
+
 Not guaranteed: that a file that is opened and renamed at the same moment is noted under the right name.
 """
 
@@ -22,6 +24,7 @@ from active_restore.linux.handles import open_handle
 from active_restore.predict import memory
 from active_restore.predict.learning import Everything, Worth
 from active_restore.predict.order import FILE_NAME, MAX_BYTES, Order, Touch, decode, encode
+from active_restore.predict.touched import Touched
 from active_restore.predict.units import Units
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ class Recorder:
         self._judge = judge or Everything()
         self._remembered = remembered
         self._units = Units()
+        self._touched = Touched()
         self._noted: dict[bytes, Touch] = {}
         self._directories: dict[bytes, bytes | None] = {}
         self._begun = memory.now()
@@ -182,6 +186,7 @@ class Recorder:
             if stat.S_ISREG(found.st_mode) and found.st_size:
                 ms = max(int((now - self._begun.monotonic_s) * 1000), 0)
                 self._noted[path] = Touch(path, who.unit, ms)
+                self._touched.note(path, found.st_size)
                 return True
         return False
 
@@ -213,11 +218,22 @@ class Recorder:
         over = bool(self._before) and time.monotonic() - self._begun.monotonic_s >= self._keep_s
         if over:
             self._before = ()
-        if over or len(self._noted) > self._saved:
-            with self._opened() as root:
-                self._write(root)
-            self._saved = len(self._noted)
-            self._pause_s = min(2 * self._pause_s, _LONGEST_SAVE_SECONDS)
+        if not (over or self._touched or len(self._noted) > self._saved):
+            return
+        with self._opened() as root:
+            grown = self._look_at_ranges(root)
+            if not (over or grown or len(self._noted) > self._saved):
+                return
+            self._write(root)
+        self._saved = len(self._noted)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_SAVE_SECONDS)
+
+    def _look_at_ranges(self, root: int) -> bool:
+        """Whether more is known of large files than before."""
+        found = self._touched.look(root)
+        for path, ranges in found.items():
+            self._noted[path] = self._noted[path]._replace(ranges=ranges)
+        return bool(found)
 
     def _write(self, root: int) -> None:
         behind = tuple(touch for touch in self._before if touch.path not in self._noted)

@@ -47,6 +47,15 @@ class Unit:
 
 
 @dataclass(slots=True)
+class Ranges:
+    """Files by range: how many at most at a time, their bytes, and the bytes that came because tasks wanted them."""
+
+    files: int = 0
+    bytes: int = 0
+    bytes_wanted: int = 0
+
+
+@dataclass(slots=True)
 class Report:
     """Times are seconds since ``begun_s`` (seconds since the epoch); ``None`` where it has not happened."""
 
@@ -66,6 +75,7 @@ class Report:
     waits: list[Wait] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, dict[str, int]] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=Ranges)
     notes: list[tuple[float, str]] = field(default_factory=list)
 
     def longest(self) -> list[Wait]:
@@ -123,6 +133,10 @@ def _sample(report: Report, entry: dict[str, Any], at_s: float) -> None:
     report.predictions = entry["predictions"]
     lanes = {lane: entry["lanes"].get(lane, 0) for lane in LANES}
     report.samples.append(Sample(at_s, lanes, entry["rate_bytes_per_s"], entry["waiting"], entry["throttle"]))
+    # Last: older agents did not write them.
+    now, most = entry["ranges"], report.ranges
+    most.files, most.bytes = max(most.files, now["files"]), max(most.bytes, now["bytes_total"])
+    most.bytes_wanted = max(most.bytes_wanted, now["bytes_wanted"])
 
 
 def _wait(report: Report, wait: Wait) -> None:

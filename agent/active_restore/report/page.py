@@ -110,6 +110,9 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("waited in all", f"{waited_s:.3f} s"),
         ("refused", f"{report.refused:,}"),
     ]
+    if (ranges := report.ranges).files:
+        wanted = f"{ranges.bytes_wanted:,} of {ranges.bytes:,} bytes came because tasks wanted them"
+        found.append(("by range", f"{ranges.files:,} files, {wanted}"))
     if report.agents > 1:
         found.append(("agents", f"{report.agents}: it was interrupted and went on"))
     if report.left_out:

@@ -118,12 +118,14 @@ class RangeCount:
     """Files by range that are not finished: how many, their bytes, and how many of these are there.
 
     ``mechanism`` is what lets tasks fault by range; empty where nothing does, or where no file is by range.
+    ``bytes_wanted`` came because tasks wanted them, or were likely to want them next; of finished files, too.
     """
 
     mechanism: str = ""
     files: int = 0
     bytes_total: int = 0
     bytes_present: int = 0
+    bytes_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

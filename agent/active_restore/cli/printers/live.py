@@ -17,6 +17,7 @@ from active_restore.cli.printers.plain import (
     phase_words,
     prediction_lines,
     progress_words,
+    range_lines,
     rate_words,
     time_left_words,
     unreachable_lines,
@@ -101,7 +102,7 @@ def frame(status: Status, age_s: float = 0.0) -> RenderableType:
     if status.phase == "restoring":
         parts.append(Text(f"{rate_words(status)}, {time_left_words(status)}, running for {duration(status.seconds)}"))
     parts.append(_lanes(status))
-    parts.extend(Text(line, style="dim") for line in prediction_lines(status))
+    parts.extend(Text(line, style="dim") for line in (*range_lines(status), *prediction_lines(status)))
     parts.extend(Text(line, style="bold red") for line in unreachable_lines(status))
     if status.waiting:
         parts.append(_waiting(status, age_s))

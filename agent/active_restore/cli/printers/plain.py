@@ -112,7 +112,10 @@ def range_lines(status: Status) -> list[str]:
     if not ranges.files:
         return []
     how = f"by {ranges.mechanism}" if ranges.mechanism else "this kernel cannot: tasks wait for all of a file"
-    return [f"{count(ranges.files, 'file')} by range ({how}), {size(ranges.bytes_present)} of {size(ranges.bytes_total)} there"]
+    there = f"{size(ranges.bytes_present)} of {size(ranges.bytes_total)} there"
+    return [
+        f"{count(ranges.files, 'file')} by range ({how}), {there}, {size(ranges.bytes_wanted)} came because tasks wanted them"
+    ]
 
 
 def phase_words(status: Status) -> str:

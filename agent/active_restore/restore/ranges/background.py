@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.catalog import State
 from active_restore.errors import ContentError
@@ -17,7 +17,7 @@ from active_restore.restore.progress import Notice
 from active_restore.restore.ranges.file import Gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from active_restore.restore.desk import Desk
     from active_restore.restore.ranges.demand import RangeDemand
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 _STEP_PAGES = (8 << 20) // PAGE_BYTES
 _RETRY_S = 5.0
+_MOST_PARTS = 1 << 16
 _LOOK_S = 0.5
+
+
+class _Work(NamedTuple):
+    """Pages of a file; ``last`` is 0 for all that are left."""
+
+    row: int
+    first: int = 0
+    last: int = 0
 
 
 class RangeBackground:
@@ -38,8 +47,8 @@ class RangeBackground:
         self._demand = demand
         self._refused = refused
         self._pace = Pace(shop.board, shop.board.ranging_worker)
-        self._first: deque[int] = deque()
-        self._left = deque(demand.files)
+        self._first: deque[_Work] = deque()
+        self._left = deque(map(_Work, demand.files))
         self._changed = threading.Condition()
         demand.urgent = self._urge
 
@@ -50,8 +59,17 @@ class RangeBackground:
     def promote(self, rows: Iterable[int]) -> None:
         """These before the rest."""
         with self._changed:
-            self._first.extend(rows)
+            self._first.extend(map(_Work, rows))
             self._changed.notify_all()
+
+    def prefer(self, ranges: Iterable[tuple[int, Sequence[tuple[int, int]]]]) -> None:
+        """Parts of files, before the rest; what is promoted comes before them. Called before ``run``."""
+        parts: list[_Work] = []
+        for row, stretches in ranges:
+            for offset, length in stretches or ((0, 1 << 62),):
+                if offset >= 0 and length > 0 and len(parts) < _MOST_PARTS:
+                    parts.append(_Work(row, *self._demand.files[row].presence.clip(offset, length)))
+        self._left.extendleft(reversed(parts))
 
     def run(self) -> None:
         """Until every file is finished, gone or refused, or the agent ends."""
@@ -59,42 +77,44 @@ class RangeBackground:
         idle_io()
         self._shop.board.ranging = 1
         try:
-            while (file := self._next()) is not None:
+            while (work := self._next()) is not None:
                 try:
                     with contextlib.closing(self._source.reader()) as reader:
-                        self._go_on(file, reader)
+                        self._go_on(self._demand.files[work.row], work, reader)
                 except Stopped:
                     return
                 except Exception as error:
                     # Whatever it is, the restore cannot end before this file is done.
-                    self._left.append(file.row)
+                    self._left.append(work)
                     what = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
                     self._shop.reporter.event(Notice(f"the background waits {_RETRY_S:.0f} s: {what}"))
                     self._demand.stop.wait(_RETRY_S)
         finally:
             self._shop.board.ranging = 0
 
-    def _next(self) -> RangeFile | None:
-        """The next file with work left."""
+    def _next(self) -> _Work | None:
+        """What is to be done next of a file that is not finished."""
         while not (self._demand.stop.is_set() or self._shop.board.stopping):
             with self._changed:
                 if not (self._first or self._left):
                     return None
-                row = (self._first or self._left).popleft()
-            file = self._demand.files.get(row)
-            if file is not None and not file.done and self._shop.board.state[row] == State.RANGED:
-                return file
+                work = (self._first or self._left).popleft()
+            file = self._demand.files.get(work.row)
+            if file is not None and not file.done and self._shop.board.state[work.row] == State.RANGED:
+                return work
         return None
 
-    def _go_on(self, file: RangeFile, reader: Reader) -> None:
-        """Fill what can be had of a file; another one that is wanted more comes in between."""
-        row, page = file.row, 0
+    def _go_on(self, file: RangeFile, work: _Work, reader: Reader) -> None:
+        """Fill what can be had of it; another one that is wanted more comes in between."""
+        row, page = file.row, work.first
         try:
             while (gap := file.next_missing(page)) is not None:
-                if self._first and self._first[0] != row:
-                    self._left.appendleft(row)
+                if work.last and gap[0] >= work.last:
                     return
-                page, end = gap[0], min(gap[1], gap[0] + _STEP_PAGES)
+                if self._first and self._first[0].row != row:
+                    self._left.appendleft(work)
+                    return
+                page, end = gap[0], min(gap[1], gap[0] + _STEP_PAGES, work.last or gap[1])
                 self._pace.wait(row, (end - page) * PAGE_BYTES)
                 if file.done:
                     return
@@ -102,6 +122,9 @@ class RangeBackground:
                     moved = file.fill(page, end, reader)
                     self._shop.tally.filled(Lane.BACKGROUND, 0, moved)
                     self._shop.board.add_moved(self._shop.board.ranging_worker, moved)
+            if work.last:
+                # All is there from its first page on; what lies before is seen to later.
+                return
             if file.damage is None:
                 self._demand.finish(file)
             elif not file.done:

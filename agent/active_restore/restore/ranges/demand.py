@@ -52,6 +52,7 @@ class RangeDemand:
         self._pool = ThreadPoolExecutor(_THREADS, "ranges")
         self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, "ranges-ahead")
         self._ahead_running = 0
+        self.wanted_bytes = 0
         self._huge_pages = _huge_bytes() // PAGE_BYTES
 
     def on_fault(self, fault: Fault) -> bool:
@@ -148,6 +149,8 @@ class RangeDemand:
             return
         moved = file.fill(first, last, self._desk.reader())
         self._shop.tally.filled(Lane.DEMAND, 0, moved)
+        with self._lock:
+            self.wanted_bytes += moved
         self._desk.found()
 
     def _read_ahead(self, file: RangeFile, first: int, last: int) -> None:

@@ -75,10 +75,13 @@ class RangeLane:
             os.close(fd)
         return known
 
-    def start(self, refused: Callable[[int, bytes, int, str], None]) -> None:
-        """Fill the rest meanwhile."""
+    def start(
+        self, refused: Callable[[int, bytes, int, str], None], first: Sequence[tuple[int, Sequence[tuple[int, int]]]]
+    ) -> None:
+        """Fill the rest meanwhile: ``first`` these ranges of rows, (offset, length); a row without any as a whole."""
         if self._demand.files:
             self._background = RangeBackground(self._desk, self._demand, refused)
+            self._background.prefer(first)
             self._worker = threading.Thread(target=self._background.run, name="ranges")
             self._worker.start()
 
@@ -111,7 +114,8 @@ class RangeLane:
         """For people."""
         files = [file for file in self._demand.files.values() if not file.done]
         there = sum(min(file.present_pages * PAGE_BYTES, file.file.ref.size) for file in files)
-        return RangeCount(self._mechanism, len(files), sum(file.file.ref.size for file in files), there)
+        total = sum(file.file.ref.size for file in files)
+        return RangeCount(self._mechanism, len(files), total, there, self._demand.wanted_bytes)
 
     def stop(self) -> None:
         """The agent ends: tasks that wait are the interceptor's from now on."""
