@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
+# Four processes: one of them waits for a virtual machine.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/vm
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "ci or not vm"
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm

@@ -18,14 +18,23 @@ pytest.register_assert_rewrite("tests.kernel.rig", "tests.kernel.tasks")
 pytest_plugins = ["tests.kernel.fixtures"]
 
 # Files of tests that take minutes. They go first: several processes share the files, and the last should not be a long one.
-_LONG = ("torture/", "ranges/", "restore/test_deaths", "restore/test_readers", "restore/test_trouble", "house/", "service/")
+_LONG = (
+    "vm/",
+    "torture/",
+    "ranges/",
+    "restore/test_deaths",
+    "restore/test_readers",
+    "restore/test_trouble",
+    "house/",
+    "service/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; else the order stays."""
+    """Long files first, in that order; else the order stays."""
 
-    def is_short(item: pytest.Item) -> bool:
+    def place(item: pytest.Item) -> int:
         path = item.nodeid.removeprefix("tests/")
-        return not path.startswith(_LONG)
+        return next((index for index, prefix in enumerate(_LONG) if path.startswith(prefix)), len(_LONG))
 
-    items.sort(key=is_short)
+    items.sort(key=place)

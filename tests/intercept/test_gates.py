@@ -39,16 +39,17 @@ def gate() -> Iterator[Map]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
+    st.booleans(),
     st.lists(
         st.tuples(st.sampled_from(["close", "open"]), st.lists(_INODES, max_size=20))
         | st.tuples(st.sampled_from(list(Gate)), _INODES),
         max_size=30,
-    )
+    ),
 )
-def test_as_a_model_says(gate: Map, steps: list[tuple[str | Gate, list[int] | int]]) -> None:
+def test_as_a_model_says(gate: Map, is_new: bool, steps: list[tuple[str | Gate, list[int] | int]]) -> None:
     for key, _ in list(gate.items()):
         gate.remove(key)
-    gates, readers, writers = Gates(gate, _LAYOUT), set[int](), set[int]()
+    gates, readers, writers = Gates(gate, _LAYOUT, empty=is_new), set[int](), set[int]()
     for what, whom in steps:
         if isinstance(whom, list) and what == "open":
             gates.open_all(np.array(whom, np.uint64))
@@ -68,6 +69,15 @@ def test_as_a_model_says(gate: Map, steps: list[tuple[str | Gate, list[int] | in
         assert gates.is_closed(inode, Intent.WRITE) == (inode in writers)
     # A word without a bit costs nothing.
     assert {struct.unpack("=Q", key)[0] for key, _ in gate.items()} == {inode // 64 for inode in writers}
+
+
+def test_what_another_agent_has_closed_stays_closed() -> None:
+    left = _map(1024)
+    Gates(left, _LAYOUT, empty=True).close_all(np.array([64, 70], np.uint64))
+    gates = Gates(left, _LAYOUT)
+    gates.close_all(np.array([65, 1 << 30], np.uint64))
+    assert all(gates.is_closed(inode, Intent.READ) for inode in (64, 65, 70, 1 << 30))
+    left.close()
 
 
 def test_no_room_is_one_line() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.vm.kernels import Kernel
 
 _LSM = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
+# An emulated processor leaks nothing to itself, and pays much for each detour.
+_FAST = "mitigations=off tsc=reliable"
 _DISK_BYTES = 2 << 30
 _MEMORY = "3G"
 # This machine's files once more, by a mount that keeps what it has read (``guest.py``): the one that virtme-ng makes
@@ -24,7 +26,11 @@ _HOST = (
     "-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap "
     "-device virtio-9p-pci,fsdev=host,mount_tag=host"
 )
+# Tests that run beside it on this machine go first.
+_NICE = 5
 _TAIL_LINES = 60
+# It takes 20 s where nothing else runs.
+_BOOT_S = 300
 _PANIC = (b"Kernel panic", b"PANIC: early exception")
 
 
@@ -35,12 +41,34 @@ class Hung(Exception):
 def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
     """Run ``command`` as root inside; returns the console's text. ``exchange`` is writable inside, disks are empty.
 
-    Everything else of this machine is readable inside and writable into memory only. Raises ``Hung``.
+    Everything else of this machine is readable inside and writable into memory only. The command makes the file ``begun`` in
+    the exchange directory first of all: a machine that does not get so far is ended and started once more. Raises ``Hung``.
     """
+    for is_last in (False, True):
+        try:
+            return _boot(kernel, command, exchange, disks, timeout_s)
+        except Hung:
+            if is_last or (exchange / "begun").exists():
+                raise
+            (exchange / "console").rename(exchange / "console.first")
+    raise AssertionError
+
+
+def _boot(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
     images = [_make_disk(exchange / f"{name}.img") for name in disks]
     tools = Path(sys.executable).parent
-    words = [str(tools / "vng"), "--run", str(kernel.image), "--disable-kvm", "--force-9p", "--verbose"]
-    words += ["--cpus", "2", "--memory", _MEMORY, "--rwdir", str(exchange), "--append", _LSM]
+    words = [
+        "nice",
+        "-n",
+        str(_NICE),
+        str(tools / "vng"),
+        "--run",
+        str(kernel.image),
+        "--disable-kvm",
+        "--force-9p",
+        "--verbose",
+    ]
+    words += ["--cpus", "2", "--memory", _MEMORY, "--rwdir", str(exchange), "--append", _LSM, "--append", _FAST]
     words += [f"--qemu-opts={_HOST}"]
     words += [word for image in images for word in ("--disk", str(image))]
     words += ["--exec", f"{shlex.join(command)} > {shlex.quote(str(exchange / 'output'))} 2>&1"]
@@ -55,7 +83,7 @@ def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], ti
             start_new_session=True,
         )
         try:
-            _wait(machine, console, timeout_s)
+            _wait(machine, console, exchange / "begun", timeout_s)
         finally:
             if machine.poll() is None:
                 os.killpg(machine.pid, signal.SIGKILL)
@@ -65,15 +93,20 @@ def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], ti
     return tail(console)
 
 
-def _wait(machine: subprocess.Popen[bytes], console: Path, timeout_s: float) -> None:
-    end = time.monotonic() + timeout_s
+def _wait(machine: subprocess.Popen[bytes], console: Path, begun: Path, timeout_s: float) -> None:
+    start = time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             machine.wait(1)
             return
-        panic = any(word in console.read_bytes() for word in _PANIC)
-        if panic or time.monotonic() > end:
-            what = "the kernel panicked" if panic else f"did not end within {timeout_s:.0f} s"
+        what, passed_s = "", time.monotonic() - start
+        if any(word in console.read_bytes() for word in _PANIC):
+            what = "the kernel panicked"
+        elif passed_s > _BOOT_S and not begun.exists():
+            what = f"did not boot within {_BOOT_S:.0f} s"
+        elif passed_s > timeout_s:
+            what = f"did not end within {timeout_s:.0f} s"
+        if what:
             raise Hung(f"{what}\n{tail(console)}")
 
 

@@ -1,4 +1,4 @@
-"""A plugin of the pytest inside a machine: brings each result out at once."""
+"""A plugin of the pytest inside a machine: brings each result out at once. Outside, it tells which tests there are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     import pytest
 
 _RESULTS = os.environ.get("ACTIVE_RESTORE_RESULTS")
+_COLLECT = os.environ.get("ACTIVE_RESTORE_COLLECT")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A line for each test: its name, and the kernels on which it is part of the sample (``None``: all)."""
+    if _COLLECT:
+        marks = {item.nodeid: item.get_closest_marker("ci") for item in session.items}
+        lines = [json.dumps([name, [] if mark is None else list(mark.args) or None]) for name, mark in marks.items()]
+        Path(_COLLECT).write_text("".join(f"{line}\n" for line in lines))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

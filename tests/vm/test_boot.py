@@ -1,7 +1,7 @@
 """The service with systemd as PID 1: what ``boot/drive`` tries in a Debian of its own, over a crash of the machine.
 
-Two boots: the second one follows a crash in the middle of a restore, and something reads a placeholder right behind
-``local-fs.target``.
+For each interceptor, two boots: the second one follows a crash in the middle of a restore, and something reads a placeholder
+right behind ``local-fs.target``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from tests.vm.machine import tail
 if TYPE_CHECKING:
     from tests.vm.kernels import Kernel
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(0)]
 
 _HERE = Path(__file__).parent / "boot"
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "3000"))
-_NEEDS = "initramfs-tools procps"
+_NEEDS = "initramfs-tools procps python3-bpfcc"
 _FSTAB = "/dev/vda / ext4 defaults 0 1\n/dev/vdb /srv ext4 defaults 0 2\n"
 
 
 def _system(kernel: Kernel) -> Path:
     """A Debian with what ``boot/drive`` needs, and beside it an initrd that finds its disks; made once."""
     place = BUILD / "boot"
-    if not (place / "initrd").exists():
+    made = place / "made-with"
+    if not made.exists() or made.read_text() != _NEEDS:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         root = debian.copy_to(place / "root")
@@ -55,10 +56,11 @@ def _system(kernel: Kernel) -> Path:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         shutil.move(root / "boot/initrd", place / "initrd")
+        made.write_text(_NEEDS)
     return place
 
 
-def prepare(place: Path) -> list[str]:
+def prepare(place: Path, interceptor: str) -> list[str]:
     """Disks of a Debian with our package and ``boot/drive``; the words for QEMU."""
     kernel = kernels()["6.12"]
     system = _system(kernel)
@@ -79,17 +81,21 @@ def prepare(place: Path) -> list[str]:
     ]
     # Nobody logs in, and each line of a console of an emulated machine costs.
     mask = ("e2scrub_reap.service", "getty.target", "systemd-logind.service", "systemd-update-utmp-runlevel.service")
-    append = "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check quiet systemd.show_status=no "
+    append = f"active_restore.interceptor={interceptor} lsm=landlock,lockdown,yama,integrity,apparmor,bpf "
+    append += (
+        "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check mitigations=off tsc=reliable quiet systemd.show_status=no "
+    )
     append += " ".join(f"systemd.mask={unit}" for unit in mask)
     words = ["qemu-system-x86_64", "-nographic", "-nic", "none", "-m", "1500M", "-smp", "2", "-cpu", "max"]
     return [*words, "-kernel", str(kernel.image), "-initrd", str(system / "initrd"), "-append", append, *drives]
 
 
-def test_boot_crash_restart_resume() -> None:
-    place = BUILD / "runs" / "boot"
+@pytest.mark.parametrize("interceptor", ["fanotify", "bpf"])
+def test_boot_crash_restart_resume(interceptor: str) -> None:
+    place = BUILD / "runs" / f"boot-{interceptor}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    command = prepare(place)
+    command = prepare(place, interceptor)
     console = place / "console"
     with console.open("wb") as log:
         with subprocess.Popen(["nice", "-n", "10", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log) as machine:

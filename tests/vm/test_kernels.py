@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -29,52 +30,69 @@ _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 # Tests of all interceptors, which make their disks themselves.
 _SHARED = ("tests/intercept/test_contract.py", "tests/restore")
 # Each kernel and each file system once: a boot and its tests take minutes on an emulated processor.
-_SAMPLED = {("6.12", "ext4"), ("6.1", "xfs")}
+_SAMPLED = {"6.12": "ext4", "6.1": "xfs"}
 # How often the agent is killed in one test.
 _PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
+
+_COLLECT = ("--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.vm.report")
 
 Results = dict[tuple[str, str], dict[str, Any]]
 
 
+class Inside(NamedTuple):
+    """A test that runs in a machine; ``sampled``: the kernels on which every run of CI runs it, ``None`` for all."""
+
+    name: str
+    sampled: list[str] | None
+
+    def marks(self, kernel: str, system: str) -> list[pytest.MarkDecorator]:
+        """Whether it is part of the sample."""
+        is_sampled = _SAMPLED.get(kernel) == system and (self.sampled is None or kernel in self.sampled)
+        return [pytest.mark.ci] if is_sampled else []
+
+
 @cache
-def _inside(system: str, marker: str = "") -> list[str]:
-    """The tests that there are for a file system (and have a marker), by pytest itself."""
-    shared = _SHARED if system == _FILE_SYSTEMS[0] else ()
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*words, *(("-m", marker) if marker else ()), str(_HERE / "inside"), *shared],
-        cwd=_PROJECT,
-        env={
-            **os.environ,
-            "ACTIVE_RESTORE_COLLECT": "1",
-            "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf",
-            "ACTIVE_RESTORE_TEST_DISKS": ",".join(_FILE_SYSTEMS),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    tests = [line for line in done.stdout.splitlines() if "::" in line]
-    assert tests, done.stdout + done.stderr
-    return tests
+def _inside() -> list[Inside]:
+    """All of them, by pytest itself."""
+    with tempfile.NamedTemporaryFile("r") as listed:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *_COLLECT, str(_HERE / "inside"), *_SHARED],
+            cwd=_PROJECT,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+                "ACTIVE_RESTORE_COLLECT": listed.name,
+                "ACTIVE_RESTORE_TEST_INTERCEPTORS": "bpf",
+                "ACTIVE_RESTORE_TEST_DISKS": ",".join(_FILE_SYSTEMS),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = [Inside(*json.loads(line)) for line in listed]
+    assert found, done.stdout + done.stderr
+    return found
+
+
+def _on(system: str) -> list[Inside]:
+    """Those that run on a file system: those of all interceptors make their disks themselves, and run once."""
+    return [test for test in _inside() if system == _FILE_SYSTEMS[0] or not test.name.startswith(_SHARED)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each kernel, file system and test inside."""
     if "inside" in metafunc.fixturenames:
-        sample = set(_inside(_FILE_SYSTEMS[-1], "ci"))
         cases = [
             pytest.param(
                 kernel,
                 system,
-                test,
-                id=f"{kernel}-{system}-{test.rpartition('/')[2]}",
-                marks=[pytest.mark.ci] if (kernel, system) in _SAMPLED and test in sample else [],
+                test.name,
+                id=f"{kernel}-{system}-{test.name.rpartition('/')[2]}",
+                marks=test.marks(kernel, system),
             )
             for kernel in kernels()
             if kernel != FOREIGN
             for system in _FILE_SYSTEMS
-            for test in _inside(system)
+            for test in _on(system)
         ]
         metafunc.parametrize(("kernel", "system", "inside"), cases)
 
@@ -122,6 +140,7 @@ def _read(exchange: Path) -> Results:
     return found
 
 
+@pytest.mark.vm
 @pytest.mark.timeout(0)
 def test_in_kernel(results: Callable[[str], Results], kernel: str, system: str, inside: str) -> None:
     found = results(kernel)

@@ -11,7 +11,7 @@ from tests.vm import debian
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(0)]
 
 
 def test_it_comes_works_and_goes(tmp_path: Path) -> None:

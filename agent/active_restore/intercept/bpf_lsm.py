@@ -92,7 +92,7 @@ class BpfInterceptor:
             if path.is_dir():
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
             self._load(territory, path)
-            self._open(territory, claim, path)
+            self._open(territory, claim, path, is_new=True)
             self._rows.clear()
         except BaseException:
             claim.release()
@@ -128,7 +128,7 @@ class BpfInterceptor:
         self._begin()
         return True
 
-    def _open(self, territory: Territory, claim: pins.Lock, path: Path) -> None:
+    def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
         try:
             self._numbers = InodeNumbers(territory.root)
         except LookupError as error:
@@ -136,7 +136,7 @@ class BpfInterceptor:
                 f"The inodes of {territory.root} cannot be found by number ({error}).", "Use --interceptor fanotify."
             ) from error
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
-        self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"])
+        self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(self._rows_path())
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])

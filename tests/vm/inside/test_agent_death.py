@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "20"))
+_READERS, _ROUNDS = 50, int(os.environ.get("ACTIVE_RESTORE_KILLS", "8"))
 _STAGES = ("fault", "written", "unmarked", "released")
 # Reads every 50th file and says which are not what they should be.
 _READER = """
@@ -93,7 +93,8 @@ def agents(disk: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     made.end()
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
+@pytest.mark.timeout(900 + 60 * _ROUNDS)
 def test_killed_again_and_again(agents: Agents) -> None:
     root, files = agents.root, _READERS * (_ROUNDS // 2 + 1)
     agents.start("arm", files, "fault", 3)
@@ -185,7 +186,7 @@ def test_disarm_leaves_no_trace(disk: Path, tmp_path: Path) -> None:
     assert not BpfInterceptor().adopt(guarded.territory)
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_lost_events(disk: Path, tmp_path: Path) -> None:
     """A ring of one page has room for 34 events, and nobody reads while 60 come: the map of waiters is the truth."""
     interceptor = BpfInterceptor(ring_pages=1)

@@ -81,7 +81,7 @@ def test_readers_pass_before_writers(guarded: Guarded) -> None:
     assert guarded.paths[row].read_bytes()[:4] == b"mine"
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_truncate_by_path_waits(guarded: Guarded) -> None:
     row = guarded.lay("cut", CONTENT)
     child = python("import os, sys; os.truncate(sys.argv[1], 10)", guarded.paths[row])
@@ -162,7 +162,7 @@ def test_parent_sees_nothing_but_the_end(guarded: Guarded) -> None:
     assert child.finish().splitlines()[1] == "['0x700']"
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_interactive_shell_never_says_stopped(guarded: Guarded, tmp_path: Path) -> None:
     import pexpect
 
@@ -208,7 +208,7 @@ def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
     assert sorted(child.finish().splitlines()) == [str(len(CONTENT)), "handled"]
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_users_stop_is_honoured(guarded: Guarded) -> None:
     row = guarded.lay("stopped", CONTENT)
     child = Child("cat", guarded.paths[row])
@@ -221,7 +221,7 @@ def test_users_stop_is_honoured(guarded: Guarded) -> None:
     assert child.finish() == CONTENT.decode()
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_exec_of_a_placeholder(guarded: Guarded) -> None:
     with open("/bin/echo", "rb") as program:
         path = guarded.lay_now("program", program.read(), 0o755)
@@ -233,7 +233,7 @@ def test_script_of_a_placeholder(guarded: Guarded) -> None:
     assert Child(path, "ran").finish() == "ran\n"
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_vfork_child_and_its_parent(guarded: Guarded) -> None:
     """posix_spawn suspends the parent until the child has started the placeholder."""
     with open("/bin/true", "rb") as program:
@@ -247,7 +247,7 @@ def test_init_of_a_container(guarded: Guarded) -> None:
     assert Child("unshare", "--fork", "--pid", "--mount-proc", "cat", path).finish() == CONTENT.decode()
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_frozen_cgroup(guarded: Guarded) -> None:
     group = "/sys/fs/cgroup/active-restore-test"
     os.makedirs(group, exist_ok=True)
@@ -279,7 +279,7 @@ def test_seccomp_locked_task(guarded: Guarded) -> None:
     assert python(code, path).finish() == f"{len(CONTENT)}\n"
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_new_file_under_a_reused_number(guarded: Guarded) -> None:
     """The bit of a deleted placeholder is still set when its inode number is given to a new file."""
     row = guarded.lay("deleted", CONTENT)
@@ -308,7 +308,7 @@ def test_agent_never_waits_for_itself(guarded: Guarded) -> None:
     assert guarded.of(row) == []
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_settled_in_the_background(guarded: Guarded) -> None:
     """Nobody waited for these; their gates are opened together."""
     rows = [guarded.lay(f"settled{number}", CONTENT) for number in range(200)]

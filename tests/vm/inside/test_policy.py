@@ -44,7 +44,7 @@ def test_refused_by_command(guarded: Guarded, pins: Pins) -> None:
     assert Child("cat", path).finish() == "content\n"
 
 
-@pytest.mark.ci
+@pytest.mark.ci("6.12")
 def test_refused_by_cgroup(guarded: Guarded, pins: Pins) -> None:
     path = guarded.lay_now("cgroup", b"content\n")
     inner = _GROUP / "inner"

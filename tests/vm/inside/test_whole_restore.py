@@ -64,13 +64,18 @@ def _write(root: Path) -> None:
         os.utime(root / name, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.ci
+def _pins() -> set[Path]:
+    return set(Path("/sys/fs/bpf").glob("active_restore/*"))
+
+
+@pytest.mark.ci("6.12")
 def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
-    target = disk / "whole"
+    target, others = disk / "whole", _pins()
     command = rig.hold(target)
     with rig.control(target) as client:
         assert client.status().interceptor == "bpf"
     assert marked(target / "f1")
+    assert len(_pins() - others) == 1
     _readers(target)
     _write(target)
     command.kill()
@@ -81,4 +86,4 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     rig.finish(again, target)
     _write(rig.tree)
     rig.verify(target)
-    assert not any(Path("/sys/fs/bpf").glob("active_restore/*"))
+    assert _pins() == others
