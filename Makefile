@@ -22,12 +22,12 @@ $(STAMP): pyproject.toml Makefile
 
 # Four processes: one of them waits for a virtual machine.
 test: setup
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "ci or not vm"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/vm
 
 test-vm: setup
 	$(BIN)/python -m pytest tests/vm
 
-# What of it runs with every change: one boot of each kernel, each with another file system.
+# A sample of it: one boot of each kernel, each with another file system.
 test-vm-sample: setup
 	$(BIN)/python -m pytest tests/vm -m ci
 

@@ -6,6 +6,7 @@ noted; of very many faults only the long waits are.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ class LogbookPrinter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._units = Units()
-        self._begun = time.time()
-        self._sampled = 0.0
+        self._begun = time.monotonic()
+        self._sampled = -math.inf
         self._faults = 0
         self._others = 0
         self._left_out = 0
@@ -52,7 +53,8 @@ class LogbookPrinter:
             self._left_out += 1
 
     def _sample(self, event: Progress) -> None:
-        now = time.time()
+        # Not the clock of the lines: it may be set meanwhile.
+        now = time.monotonic()
         if now - self._sampled < (now - self._begun) / _RARER:
             return
         self._sampled = now
