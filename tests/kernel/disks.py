@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,9 +46,25 @@ def mounted(kind: str, place: Path, size_bytes: int = 4096 * MIB) -> Iterator[Di
     try:
         yield Disk(kind, mount)
     finally:
-        wait_until(lambda: _unmount(mount), f"{mount} can be unmounted")
+        try:
+            wait_until(lambda: _unmount(mount), f"{mount} can be unmounted")
+        except AssertionError as error:
+            error.add_note(f"this process holds {_held(mount)}")
+            subprocess.run(["umount", "--lazy", mount], check=False)
+            raise
         image.unlink()
 
 
+def _held(mount: Path) -> list[str]:
+    """What of a file system this very process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
+    return [text for text in found if str(mount) in text]
+
+
 def _unmount(mount: Path) -> bool:
+    # What a test has dropped may be held by a cycle.
+    gc.collect()
     return subprocess.run(["umount", mount], capture_output=True, check=False).returncode == 0
