@@ -265,7 +265,6 @@ class Session:
         self._unmarking = 0
         self._number = 0
         self._troubled: list[int] = []
-        self._resting = False
         self._full = False
         self.accomplished = False
 
@@ -280,20 +279,12 @@ class Session:
         while len(self._jobs) < _JOBS_AHEAD and not self._troubled:
             files = self._queue.batch()
             if not files:
-                self._let_rest()
                 break
-            self._resting = False
             self._number += 1
             self._jobs[self._number] = {row: size for row, _, size, *_ in files}
             self._worker.send(frames.JOB, self._number, files)
             fed = True
         return fed
-
-    def _let_rest(self) -> None:
-        """Nothing follows what the worker has in hand: it need not wait for more before it makes that durable."""
-        if not self._resting and self._lane is Lane.BACKGROUND:
-            self._resting = True
-            self._worker.send(frames.REST)
 
     def forgive(self) -> None:
         """After a pause: what met trouble is tried again."""

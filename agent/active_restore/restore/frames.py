@@ -1,6 +1,6 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
-``JOB id files`` / ``UNMARK rows`` / ``REST`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
+``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
 ``UNMARKED rows`` come up, or, as its last word, ``FAILED errno text`` where nothing can be made durable. The process that
 predicts also sends ``PREDICTED [(kind, row, size), ...]``.
 """
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import msgpack
 
-SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED, REST, FAILED = range(10)
+SETUP, JOB, FILLED, DURABLE, UNMARK, UNMARKED, STOP, PREDICTED, FAILED = range(9)
 # What became of the others in FILLED: (row, result, errno, detail).
 SKIPPED, GONE, DAMAGED, UNREACHABLE, DISK = range(5)
 _LENGTH = struct.Struct("<I")

@@ -73,7 +73,6 @@ class Syncer:
         self._fresh_bytes = 0
         self._inodes: dict[int, int] = {}
         self._closing = False
-        self._resting = False
 
     def add(self, filled: list[tuple[int, int, int]]) -> None:
         """These (row, descriptor, size) are filled."""
@@ -84,7 +83,7 @@ class Syncer:
 
     def _enough(self) -> bool:
         sync_bytes = _MANNERLY_SYNC_BYTES if self._board.pace_bytes_per_s else _SYNC_BYTES
-        return self._closing or self._resting or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= sync_bytes
+        return self._closing or len(self._fresh) >= _SYNC_FILES or self._fresh_bytes >= sync_bytes
 
     def run(self) -> None:
         """Until ``close`` and nothing is left."""
@@ -125,12 +124,6 @@ class Syncer:
                         forget_pages(inode)
                 os.close(inode)
         self._upstream.send(frames.UNMARKED, rows)
-
-    def rest(self, *, resting: bool) -> None:
-        """Whether nothing follows what is being filled."""
-        with self._changed:
-            self._resting = resting
-            self._changed.notify_all()
 
     def close(self) -> None:
         """Make the rest durable and end ``run``."""
@@ -311,10 +304,7 @@ def serve(nice: int, begin: Begin | None = None) -> None:
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if frame[0] == frames.JOB:
             files = [FileRow(row, FileRef(*ref), handle) for row, *ref, handle in frame[2]]
-            setup.syncer.rest(resting=False)
             jobs.put((frame[1], files))
-        elif frame[0] == frames.REST:
-            setup.syncer.rest(resting=True)
         elif frame[0] == frames.UNMARK:
             setup.syncer.unmark(frame[1])
         elif frame[0] == frames.STOP:
