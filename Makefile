@@ -20,7 +20,6 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
-# Four processes: one of them waits for a virtual machine.
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/vm
 

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from active_restore.errors import CapabilityMissing
-from active_restore.intercept.base import Territory
 from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux.process import is_alive
-from active_restore.marker import marker_prefix
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.kernel.disks import Disk
-
-_RESTORE_ID = "00112233445566ee"
-
-
-@pytest.fixture
-def territory(ext4: Disk, tmp_path: Path) -> Iterator[Territory]:
-    """A directory that nobody guards."""
-    root = ext4.mount / tmp_path.name
-    root.mkdir()
-    yield Territory(str(root), _RESTORE_ID, marker_prefix(_RESTORE_ID), str(tmp_path), 100)
-    with contextlib.suppress(OSError):
-        root.rmdir()
+    from active_restore.intercept.base import Territory
 
 
 def _end(interceptor: FanotifyInterceptor | GuardedBpfInterceptor, keeper: int) -> None:

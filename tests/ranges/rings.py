@@ -42,7 +42,29 @@ def _checked(result: int) -> int:
     return result
 
 
-class Ring:
+class _Requests:
+    """What one request at a time reads and writes."""
+
+    READ, WRITE = _READ, _WRITE
+
+    def _request(self, opcode: int, fd: int, address: int, length: int, offset: int) -> int:
+        raise NotImplementedError
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        buffer = ctypes.create_string_buffer(max(length, 1))
+        got = self._request(self.READ, fd, ctypes.addressof(buffer), length, offset)
+        return buffer.raw[:got]
+
+    def write(self, fd: int, data: bytes, offset: int) -> int:
+        return self.write_from(fd, bytearray(data or b"x"), offset, len(data))
+
+    def write_from(self, fd: int, data: bytearray | mmap.mmap, offset: int, length: int = -1) -> int:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        length = len(data) if length < 0 else length
+        return self._request(self.WRITE, fd, address, length, offset)
+
+
+class Ring(_Requests):
     """One request at a time, done by the task itself, by a worker or by the kernel's own thread (``sqpoll``)."""
 
     def __init__(self, way: str) -> None:
@@ -57,7 +79,7 @@ class Ring:
         self._cq = mmap.mmap(self._fd, cq[5] + 8 * _CQE.size, offset=0x8000000)
         self._sqes = mmap.mmap(self._fd, 4 * 64, offset=0x10000000)
 
-    def _request(self, opcode: int, fd: int, offset: int, address: int, length: int) -> int:
+    def _request(self, opcode: int, fd: int, address: int, length: int, offset: int) -> int:
         tail = _word(self._sq, self._sq_tail)
         at = tail & _word(self._sq, self._sq_mask)
         self._sqes[at * 64 : at * 64 + 64] = _SQE.pack(opcode, self._flags, 0, fd, offset, address, length, 0, 0)
@@ -75,21 +97,8 @@ class Ring:
         self._cq[self._cq_head : self._cq_head + 4] = (head + 1).to_bytes(4, "little")
         return _checked(result)
 
-    def read(self, fd: int, length: int, offset: int) -> bytes:
-        buffer = ctypes.create_string_buffer(max(length, 1))
-        got = self._request(_READ, fd, offset, ctypes.addressof(buffer), length)
-        return buffer.raw[:got]
-
-    def write(self, fd: int, data: bytes, offset: int) -> int:
-        return self.write_from(fd, bytearray(data or b"x"), offset, len(data))
-
-    def write_from(self, fd: int, data: bytearray | mmap.mmap, offset: int, length: int = -1) -> int:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
-        length = len(data) if length < 0 else length
-        return self._request(_WRITE, fd, offset, address, length)
-
     def punch(self, fd: int, length: int, offset: int) -> None:
-        self._request(_FALLOCATE, fd, offset, length, _PUNCH)
+        self._request(_FALLOCATE, fd, length, _PUNCH, offset)
 
     def close(self) -> None:
         for view in (self._sq, self._cq, self._sqes):
@@ -101,8 +110,10 @@ def _word(view: mmap.mmap, at: int) -> int:
     return int.from_bytes(view[at : at + 4], "little")
 
 
-class Aio:
+class Aio(_Requests):
     """As ``Ring``, by io_submit(2)."""
+
+    READ, WRITE = 0, 1
 
     def __init__(self) -> None:
         self._context = ctypes.c_ulong(0)
@@ -117,19 +128,6 @@ class Aio:
         while _call(_IO_GETEVENTS, self._context, ctypes.c_long(1), ctypes.c_long(1), event, None) != 1:
             pass
         return _checked(_EVENT.unpack(event.raw)[2])
-
-    def read(self, fd: int, length: int, offset: int) -> bytes:
-        buffer = ctypes.create_string_buffer(max(length, 1))
-        got = self._request(0, fd, ctypes.addressof(buffer), length, offset)
-        return buffer.raw[:got]
-
-    def write(self, fd: int, data: bytes, offset: int) -> int:
-        return self.write_from(fd, bytearray(data or b"x"), offset, len(data))
-
-    def write_from(self, fd: int, data: bytearray | mmap.mmap, offset: int, length: int = -1) -> int:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
-        length = len(data) if length < 0 else length
-        return self._request(1, fd, address, length, offset)
 
     def close(self) -> None:
         _call(207, self._context)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING, Any
 
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map, open_pin
-from active_restore.linux import bpffs
-from active_restore.linux.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,19 +24,10 @@ class BlockWatch:
     """
 
     def __init__(self, cache_dir: Path, name: str) -> None:
-        place = bpffs.mount() / "active_restore"
-        _sweep(place)
-        pins = place / f"block_{name}_{os.getpid()}"
-        program.load("block", program.header_tree(cache_dir), pins, {})
-        try:
+        with program.held("block", name, cache_dir, {}) as pins:
             self._links = [open_pin(pins / f"link_block_rq_{link}") for link in _LINKS]
             self._own = Map.pinned(pins / "map_own")
             self._devices = Map.pinned(pins / "map_devices")
-        finally:
-            # Our descriptors keep them now, so that a killed agent leaves no program behind.
-            program.unpin(pins)
-            with contextlib.suppress(OSError):
-                pins.parent.rmdir()
         self._layout = abi.load().structs["device_load"]
 
     def own(self, processes: Mapping[int, int]) -> None:
@@ -62,14 +50,6 @@ class BlockWatch:
             os.close(link)
         self._own.close()
         self._devices.close()
-
-
-def _sweep(place: Path) -> None:
-    """Remove what an agent left that was killed between pinning and taking over."""
-    for pins in place.glob("block_*"):
-        pid = pins.name.rpartition("_")[2]
-        if pid.isdigit() and not is_alive(int(pid)):
-            program.unpin(pins)
 
 
 def slot_start_us(slot: int) -> int:

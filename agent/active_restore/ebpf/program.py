@@ -7,6 +7,7 @@ likes, and a fresh start takes the same way as the adoption after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import importlib
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 from active_restore.ebpf import abi, headers, maps
 from active_restore.ebpf.btf import read_kernel
 from active_restore.errors import CapabilityMissing
-from active_restore.linux.process import die_with_parent
+from active_restore.linux import bpffs
+from active_restore.linux.process import die_with_parent, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
 _TIMEOUT_S = 120
@@ -89,6 +91,28 @@ def find_bcc() -> None:
         raise CapabilityMissing("The BPF Compiler Collection is missing (no module bcc).", hint)
     if not Path(spec.origin).with_name("libbcc.py").exists():
         raise CapabilityMissing(f"{spec.origin} is not the BPF Compiler Collection but another module named bcc.", hint)
+
+
+@contextlib.contextmanager
+def held(name: str, label: str, cache_dir: Path, defines: Mapping[str, int]) -> Iterator[Path]:
+    """The pins of ``bpf/<name>.bpf.c`` for as long as the block lasts, to take descriptors of.
+
+    Those keep maps and links from then on, so nothing outlives this process. What one left that was killed in such a block is
+    removed first. Raises as ``load`` does, and ``OSError`` where bpffs cannot be mounted.
+    """
+    place = bpffs.mount() / "active_restore"
+    for left in place.glob(f"{name}_*"):
+        pid = left.name.rpartition("_")[2]
+        if pid.isdigit() and not is_alive(int(pid)):
+            unpin(left)
+    pins = place / f"{name}_{label}_{os.getpid()}"
+    load(name, header_tree(cache_dir), pins, defines)
+    try:
+        yield pins
+    finally:
+        unpin(pins)
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def unpin(pins: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
@@ -11,14 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map, open_pin
 from active_restore.ebpf.ring import Ring
-from active_restore.linux import bpffs
-from active_restore.linux.process import is_alive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _RING_PAGES = 256
-_DIRECTORY = "active_restore"
 
 
 class Touched(NamedTuple):
@@ -37,21 +33,12 @@ class TouchWatch:
     """
 
     def __init__(self, device: int, cache_dir: Path) -> None:
-        place = bpffs.mount() / _DIRECTORY
-        _sweep(place)
         number = os.major(device) << 20 | os.minor(device)
-        pins = place / f"touch_{number}_{os.getpid()}"
         defines = {"TARGET_DEV": number, "WATCHER": os.getpid(), "RING_PAGES": _RING_PAGES}
-        program.load("touch", program.header_tree(cache_dir), pins, defines)
-        try:
+        with program.held("touch", str(number), cache_dir, defines) as pins:
             self._link = open_pin(pins / "link_file_open")
             self._told = Map.pinned(pins / "map_told")
             self._touches = Map.pinned(pins / "map_touches")
-        finally:
-            # Our descriptors keep them now, so that nothing is left when we are killed.
-            program.unpin(pins)
-            with contextlib.suppress(OSError):
-                place.rmdir()
         self._ring = Ring(self._touches)
         self.fd = self._touches.fd
         self._layout = abi.load().structs["touch"]
@@ -78,11 +65,3 @@ class TouchWatch:
         os.close(self._link)
         self._told.close()
         self._touches.close()
-
-
-def _sweep(place: Path) -> None:
-    """Remove what a recorder left that was killed between pinning and taking over."""
-    for pins in place.glob("touch_*"):
-        pid = pins.name.rpartition("_")[2]
-        if pid.isdigit() and not is_alive(int(pid)):
-            program.unpin(pins)
