@@ -65,10 +65,10 @@ def test_truncated_after_that(held_rig: Rig, ext4_target: Path) -> None:
     """Who truncates a file that is about to be filled again is held: nothing that was cut off comes back."""
     (name,) = make(held_rig.tree, 1, 24 * MIB)
     _killed_while_filling_again(held_rig, ext4_target, name)
-    with Task.python("os.truncate(sys.argv[1], 10)", ext4_target / name) as user:
+    with Task.python("os.truncate(sys.argv[1], 10)\nos.truncate(sys.argv[1], 20_000)", ext4_target / name) as user:
         command = held_rig.resume(ext4_target)
         held_rig.hurry(ext4_target)
         user.output()
     held_rig.finish(command, ext4_target)
     held_rig.assert_clean(ext4_target)
-    assert (ext4_target / name).read_bytes() == (held_rig.tree / name).read_bytes()[:10]
+    assert (ext4_target / name).read_bytes() == (held_rig.tree / name).read_bytes()[:10] + bytes(19_990)
