@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,19 +22,14 @@ _number = itertools.count()
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Disk]]:
     """Gives the one disk of a kind; made when it is first asked for."""
     made: dict[str, Disk] = {}
-    stack = contextlib.ExitStack()
+    with contextlib.ExitStack() as stack:
 
-    def disk(kind: str) -> Disk:
-        if kind not in made:
-            made[kind] = stack.enter_context(mounted(kind, tmp_path_factory.mktemp("disk")))
-        return made[kind]
+        def disk(kind: str) -> Disk:
+            if kind not in made:
+                made[kind] = stack.enter_context(mounted(kind, tmp_path_factory.mktemp("disk")))
+            return made[kind]
 
-    yield disk
-    try:
-        stack.close()
-    except AssertionError as error:
-        # Some test of many kept it open, in this process: those that ask whether a restore does so unmount a disk of their own.
-        warnings.warn(f"{error} {getattr(error, '__notes__', '')}", stacklevel=1)
+        yield disk
 
 
 @pytest.fixture(params=KINDS)

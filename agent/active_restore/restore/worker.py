@@ -91,6 +91,7 @@ class Syncer:
             with self._changed:
                 self._changed.wait_for(lambda: self._fresh or self._closing)
                 if not self._fresh:
+                    os.close(self._mount)
                     return
                 linger_s = _MANNERLY_LINGER_SECONDS if self._board.pace_bytes_per_s else _LINGER_SECONDS
                 self._changed.wait_for(self._enough, linger_s)

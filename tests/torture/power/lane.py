@@ -136,6 +136,7 @@ class Lane:
         self._chain_of = {name: chain for chain in self.deeds.chains for name in chain.names()}
         self.counts: Counter[str] = Counter()
         self._first = 0
+        self._stage = ""
 
     def record(self) -> Journal:
         """A restore with a reader and a writer, from its first byte to its last."""
@@ -193,7 +194,7 @@ class Lane:
                 with self._mounted(cut_images):
                     what = self._after(position)
             except (Broken, AssertionError, OSError) as error:
-                error.add_note(f"cut at {position} of {len(journal.entries)}; {how}; {dict(self.counts)}")
+                error.add_note(f"{self._stage}: cut at {position} of {len(journal.entries)}; {how}; {dict(self.counts)}")
                 raise
             self.counts["cuts"] += 1
             yield f"cut at {position}: {what}; {how}"
@@ -208,11 +209,13 @@ class Lane:
         shutil.rmtree(self._place / "run", ignore_errors=True)
         phase = self._phase()
         self.counts[phase] += 1
+        self._stage = f"before resume, {phase}"
         self._look(position)
         if self._dice.random() < 0.15 and self._state.exists():
             shutil.rmtree(self._state)
             self.counts["state lost, too"] += 1
             phase += ", state lost"
+        self._stage = f"after resume, {phase}"
         code = self._run("resume", str(self.target), "--json")
         if code == _UNKNOWN and not self._visible():
             phase += ", begun again"
@@ -259,7 +262,9 @@ class Lane:
         states = [state for state in chain.possible(position) if state.name == name]
         if not any(state.has(found) for state in states):
             troubles = [difference(found, state.content) for state in states]
-            raise Broken(f"{name} has no marker, and is none of {_told(chain, position)}: {troubles}")
+            raise Broken(
+                f"{name} has no marker, and is none of {_told(chain, position)}: {troubles}; {os.stat(self.target / name)}"
+            )
 
     def _walk(self) -> Iterator[Path]:
         """Regular files in the target that are visible."""
