@@ -1,4 +1,4 @@
-"""Power cuts while a restore runs with a reader and a writer: 504 in CI, on ext4, xfs and btrfs.
+"""Power cuts while a restore runs with a reader and a writer: 168 in CI (TORTURE_CUTS), on ext4, xfs and btrfs.
 
 Each lane records one restore on a disk that notes every write and flush (``power``), then cuts it at seeded moments: right
 behind a flush, or anywhere, with any part of what was not flushed. Every image is mounted; ``resume`` finishes, ``verify``
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_CUTS = int(os.environ.get("TORTURE_CUTS", "504"))
+_CUTS = int(os.environ.get("TORTURE_CUTS", "168"))
 _LANES = [(kind, disks) for disks in (1, 2) for kind in ("ext4", "xfs", "btrfs")]
 
 
