@@ -65,7 +65,8 @@ def test_one_large_file_costs_few_requests(source: ResticSource, server: RestSer
     reader = source.reader()
     assert trees.content(reader, text) == (repositories.tree / "text").read_bytes()
     reader.close()
-    assert len(text.content) > 64
+    # More than one blob of a hash each; how many is up to the repository's own chunker.
+    assert len(text.content) > 32
     assert len(server.requests) == 1
 
 
