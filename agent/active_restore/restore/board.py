@@ -29,7 +29,8 @@ _RANGING_WORKER = 52
 _MEEK = 61
 _RANGING = 62
 _GUESSING = 63
-_HEADER_BYTES = 512
+_SYNCING = 64
+_HEADER_BYTES = 1024
 
 
 class Board:
@@ -41,6 +42,7 @@ class Board:
         self._map = mmap.mmap(fd, _HEADER_BYTES + 2 * max(rows, 1))
         view = memoryview(self._map)
         self._marked = np.zeros(rows, bool)
+        self._read = np.zeros(rows, bool)
         self._states = np.frombuffer(view[_HEADER_BYTES : _HEADER_BYTES + rows], np.uint8)
         self._words = view[:_HEADER_BYTES].cast("Q")
         self.state = view[_HEADER_BYTES : _HEADER_BYTES + rows]
@@ -61,6 +63,14 @@ class Board:
         """Rows whose marker was not seen to go, in order."""
         found: list[int] = np.flatnonzero(self._marked).tolist()
         return found
+
+    def note_read(self, row: int) -> None:
+        """A task was let read this, before it was durable. Known in the process that is told alone."""
+        self._read[row] = True
+
+    def was_read(self, row: int) -> bool:
+        """See ``note_read``."""
+        return bool(self._read[row])
 
     def rows_in(self, *states: int) -> list[int]:
         """Rows that are in one of these states."""
@@ -178,6 +188,16 @@ class Board:
     def add_moved(self, worker: int, size: int) -> None:
         """A worker wrote this many bytes; each worker has a counter of its own."""
         self._words[_MOVED + (worker if worker == _RANGING_WORKER else worker % _MAX_WORKERS)] += size
+
+    def add_syncing(self, worker: int, change: int) -> None:
+        """A worker begins (1) to sync files one by one, or has come to a good end (-1); each worker has a word of its own."""
+        word = _SYNCING + worker % _MAX_WORKERS
+        self._words[word] = max(self._words[word] + change, 0)
+
+    @property
+    def syncing(self) -> bool:
+        """Whether a worker syncs files one by one just now, or met a failure (or its death) when it did."""
+        return any(self._words[_SYNCING : _SYNCING + _MAX_WORKERS])
 
     def moved(self) -> int:
         """Bytes written by all workers, files in progress included."""

@@ -63,7 +63,8 @@ class Upstream:
 class Syncer:
     """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
 
-    def __init__(self, mount_fd: int, upstream: Upstream, board: Board) -> None:
+    def __init__(self, mount_fd: int, upstream: Upstream, board: Board, number: int) -> None:
+        self._number = number
         # Nobody else hears for us what became of our writes: not another worker, and not the agent.
         self._mount = own_description(mount_fd)
         self._board = board
@@ -108,8 +109,11 @@ class Syncer:
 
     def _sync(self, inodes: list[int]) -> None:
         if len(inodes) <= _FEW:
+            # Were the agent to ask about one of these after us, it would not be told: it must know (``settle``).
+            self._board.add_syncing(self._number, 1)
             for inode in inodes:
                 os.fdatasync(inode)
+            self._board.add_syncing(self._number, -1)
         else:
             sync_filesystem(self._mount)
 
@@ -242,7 +246,7 @@ class Setup:
         self.board = Board(words["board_fd"], words["rows"])
         self.source = attach(words["recipe"], words["fds"])
         self.pace = Pace(self.board, self.number, mannered=words.get("mannered", True))
-        self.syncer = Syncer(self.mount_fd, upstream, self.board)
+        self.syncer = Syncer(self.mount_fd, upstream, self.board, self.number)
 
 
 def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] | None], upstream: Upstream) -> None:
