@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -15,6 +16,8 @@ from unittest import mock
 
 from active_restore.control.client import ControlClient
 from active_restore.control.registry import Known, directory_name
+from active_restore.ebpf import program
+from active_restore.linux import bpffs
 from active_restore.marker import MARKER
 from active_restore.placeholder import STAGING_PREFIX
 from tests.cli.machine import ROOT, Command
@@ -186,6 +189,9 @@ class Rig:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.processes(), "what was killed is gone")
+        for job in self.place.glob("state/*/restore.json"):
+            # Pins outlive every process, and would hold tasks of the next test on the same disk.
+            program.unpin(bpffs.pins(json.loads(job.read_text())["restore_id"]))
         return left
 
 

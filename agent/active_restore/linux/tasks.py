@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 
 from active_restore.linux.libc import libc
 from active_restore.model import Intent, Task
 
 _ACCESS_MODE = 3
-_LOOKS = 200
+# Who looks must not keep the processor from who is about to sleep: with pauses, half a second at least.
+_LOOKS_IN_A_ROW = 200
+_LOOKS = 700
+_PAUSE_SECONDS = 0.001
 # System call number -> position of the open flags among its arguments; None: opens for reading (exec).
 # openat2 is left out on purpose: its flags lie in memory that another thread of the task may change.
 _X86_64: dict[int, int | None] = {2: 1, 257: 2, 304: 2, 59: None, 322: None}
@@ -25,10 +29,12 @@ def system_call(tid: int) -> list[bytes]:
 
     Of a thread that never was in user mode (a worker of io_uring) only -1: its registers are those of whoever made it.
     """
-    for _ in range(_LOOKS):
+    for look in range(_LOOKS):
         words = read_proc(f"/proc/{tid}/syscall").split()
         if words != [b"running"]:
             break
+        if look >= _LOOKS_IN_A_ROW:
+            time.sleep(_PAUSE_SECONDS)
     return words if words[-1] != b"0x0" else [b"-1"]
 
 
