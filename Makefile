@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup test test-vm test-vm-sample fuzz torture deb demo demo-vm bench bench-vm lint clean
+.PHONY: setup kernels test test-vm test-vm-sample fuzz torture deb demo demo-vm bench bench-vm lint clean
 
 setup: $(STAMP)
 
@@ -20,14 +20,20 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
-test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/vm
+# Kernels to test on: fetched once, unpacked, never installed.
+kernels: setup
+	tests/vm/setup build/vm/kernels "$(CURDIR)/$(BIN)/python"
 
-test-vm: setup
+# Four processes: one of them waits for a virtual machine, which is ended when it hangs.
+test: kernels
+	ACTIVE_RESTORE_VM_SECONDS=$${ACTIVE_RESTORE_VM_SECONDS:-800} \
+	    $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "ci or not vm"
+
+test-vm: kernels
 	$(BIN)/python -m pytest tests/vm
 
-# A sample of it: one boot of each kernel, each with another file system.
-test-vm-sample: setup
+# What `make test` runs of it: one boot of each kernel, each with another file system.
+test-vm-sample: kernels
 	$(BIN)/python -m pytest tests/vm -m ci
 
 # Each target for FUZZ_SECONDS; what breaks a promise is printed with its bytes.
@@ -45,13 +51,13 @@ demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
 
 # The same, small, with tasks held by BPF, in a virtual machine whose processor is emulated.
-demo-vm: setup
+demo-vm: kernels
 	$(BIN)/python -m tests.vm.command 6.12 demo/run --scratch /run/disk/ext4 --size-mb 40 --interceptor bpf
 
 bench: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run
 
-bench-vm: setup
+bench-vm: kernels
 	$(BIN)/python -m tests.vm.command 6.12 python -m bench.lsm
 
 lint: setup

@@ -82,7 +82,8 @@ class Intent(enum.IntEnum):
 
     Of files by range alone: CHANGE writes in the range of the fault and nowhere else (an open: may do so later), MAP maps
     the range and may write to it at any time from then on. Where that cannot be told: ACCESS reads or writes in the range,
-    RING may do anything else, too; without anybody who has the file open for writing both read.
+    RING may do anything else, too; without anybody who has the file open for writing both read. WHOLE needs all of it,
+    whatever it does: exec, loop devices, holes, and what cannot be known.
     """
 
     READ = 0
@@ -92,6 +93,7 @@ class Intent(enum.IntEnum):
     MAP = 4
     ACCESS = 5
     RING = 6
+    WHOLE = 7
 
 
 class Gate(enum.IntEnum):

@@ -153,7 +153,7 @@ def test_exec_and_truncating_opens_are_faults_of_the_file(agent: Agent, root: Pa
     for code, intent in (
         ("os.open(p, os.O_WRONLY | os.O_TRUNC)", "truncate"),
         (f"{_RINGS}rings.open2(p, os.O_WRONLY | os.O_TRUNC)", "truncate"),
-        ("os.chmod(p, 0o755)\nos.execv(p, ['x'])", "write"),
+        ("os.chmod(p, 0o755)\nos.execv(p, ['x'])", "whole"),
     ):
         with Task.python(f"p = sys.argv[1]\n{code}", root / "f3") as task:
             fault = agent.until("fault")

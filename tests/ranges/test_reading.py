@@ -91,6 +91,26 @@ def test_exec_and_what_attaches_files_wait_for_all_of_it(rig: Rig, ext4_target: 
     rig.verify(ext4_target)
 
 
+def test_through_a_file_system_above_all_is_wanted(rig: Rig, ext4_target: Path) -> None:
+    """Who maps a file of an overlay maps the lower one, and nobody is told which part of it."""
+    content = make(rig.tree / "big" / "file")
+    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1")
+    paused(rig, ext4_target)
+    place = ext4_target.with_name(f"{ext4_target.name}-overlay")
+    for name in ("upper", "work", "merged"):
+        (place / name).mkdir(parents=True)
+    layers = f"lowerdir={ext4_target},upperdir={place}/upper,workdir={place}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, place / "merged"], check=True)
+    try:
+        words = (READERS["mmap"], place / "merged" / "big" / "file", "5000000", "10000")
+        assert python(*words).decode().strip() == hashlib.sha256(content[5_000_000:5_010_000]).hexdigest()
+    finally:
+        subprocess.run(["umount", place / "merged"], check=True)
+    assert not marked(ext4_target / "big" / "file")
+    rig.finish(command, ext4_target)
+    rig.verify(ext4_target)
+
+
 def test_damage_refuses_what_touches_it(rig: Rig, ext4_target: Path) -> None:
     """One blob is bad: reads that need it get EIO, all others what they want, also when they are read ahead over it."""
     content = make(rig.tree / "big" / "file")

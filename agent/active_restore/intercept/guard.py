@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept.ledger import Wish
 from active_restore.intercept.wire import FaultPacket
-from active_restore.linux import accesses, fanotify, tasks
+from active_restore.linux import accesses, fanotify, mounts, tasks
 from active_restore.linux.handles import HandleMaker
 from active_restore.linux.leases import open_for_writing
 from active_restore.marker import MARKER, marker_row
@@ -99,8 +99,7 @@ class Guard:
     def _intent_by_range(self, event: fanotify.Event, row: int) -> Intent | None:
         """Who opens such a file goes on; who reads or writes pages that are there goes on, too, the first writer excepted."""
         if event.range is None:
-            intent = accesses.open_intent(event.tid)
-            return None if intent in (Intent.READ, Intent.CHANGE) else intent
+            return self._opening_by_range(event)
         intent = accesses.access_intent(event.tid, event.fd)
         presence = self._ledger.presence(row)
         if not presence.covers(*presence.clip(*event.range)):
@@ -110,6 +109,17 @@ class Guard:
         # Of an access that may be a read the agent asks again: it has the file open for writing itself now and then.
         passes = intent is Intent.READ or (intent in (Intent.CHANGE, Intent.ACCESS) and presence.touched)
         return None if passes else intent
+
+    def _opening_by_range(self, event: fanotify.Event) -> Intent | None:
+        intent = accesses.open_intent(event.tid)
+        if intent not in (Intent.READ, Intent.CHANGE):
+            return intent
+        try:
+            # Nobody sees which part of it a file system above ours maps.
+            is_whole = mounts.is_behind(event.fd, event.tid)
+        except OSError:
+            is_whole = True
+        return Intent.WHOLE if is_whole else None
 
     def _row_of(self, event: fanotify.Event) -> int | None:
         """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""

@@ -1,7 +1,8 @@
 """What a thread that the kernel holds is about to do with a file that is restored by range, read from ``/proc``.
 
-A wrong answer must never be a harmless one: whatever is not known for sure is ``Intent.WRITE``, for which the file is
-finished whole. Numbers of system calls of 32-bit tasks that mean something else here never read, write or map a file.
+A wrong answer must never be a harmless one: whatever is not known for sure is ``Intent.WHOLE`` (``WRITE`` of an access), for
+which the file is finished whole. Numbers of system calls of 32-bit tasks that mean something else here never read, write or
+map a file.
 
 Not recognised: a request of io_uring that was linked to another one and begins while its thread leaves read(2). (It gets
 its range all the same; were it a write, the file would not be noted as written to.)
@@ -53,7 +54,7 @@ _OPEN_HOW = struct.Struct("=Q")
 
 
 def open_intent(tid: int) -> Intent:
-    """Of an open: READ, CHANGE (it will write), TRUNCATE, or WRITE for exec, for programs that hand files to the kernel
+    """Of an open: READ, CHANGE (it will write), TRUNCATE, or WHOLE for exec, for programs that hand files to the kernel
     and for what cannot be known.
     """
     try:
@@ -61,9 +62,9 @@ def open_intent(tid: int) -> Intent:
         number = int(words[0])
         flags = _flags_of_openat2(tid, words) if number == _OPENAT2 else int(words[1 + _HERE.opens[number]], 16)
         if tasks.read_proc(f"/proc/{tid}/comm").rstrip(b"\n") in _ATTACHERS:
-            return Intent.WRITE
+            return Intent.WHOLE
     except (OSError, KeyError, ValueError, IndexError, struct.error):
-        return Intent.WRITE
+        return Intent.WHOLE
     intent = tasks.intent_of_flags(flags)
     return Intent.CHANGE if intent is Intent.WRITE else intent
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def superblock(path: str) -> str:
@@ -13,12 +17,29 @@ def superblock(path: str) -> str:
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        mount = _mount_of(fd)
     finally:
         os.close(fd)
-    mount = next(line.split()[1] for line in told.splitlines() if line.startswith("mnt_id:"))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split()
+    for words in _listed("self"):
         if words[0] == mount:
             return words[2]
     raise FileNotFoundError(2, "its mount is not listed", path)
+
+
+def is_behind(fd: int, tid: int) -> bool:
+    """Whether ``fd`` lies on a mount that neither we nor the thread ``tid`` can see: that of a file system above (overlayfs).
+
+    Raises ``OSError``.
+    """
+    mount = _mount_of(fd)
+    return not any(words[0] == mount for who in ("self", str(tid)) for words in _listed(who))
+
+
+def _mount_of(fd: int) -> str:
+    told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    return next(line.split()[1] for line in told.splitlines() if line.startswith("mnt_id:"))
+
+
+def _listed(who: str) -> Iterator[list[str]]:
+    for line in Path(f"/proc/{who}/mountinfo").read_text().splitlines():
+        yield line.split(maxsplit=3)

@@ -122,7 +122,7 @@ class RangeDemand:
         if fault.intent in _UNTOLD:
             fault = fault._replace(intent=_UNTOLD[fault.intent] if file.has_writers() else Intent.READ)
         intent = fault.intent
-        if fault.range is None and file.held:
+        if fault.range is None and file.held and intent is not Intent.WHOLE:
             # The keeper lets most opens pass; those that came by another way did not tell whether they are for exec.
             intent = accesses.open_intent(fault.task.tid)
             if intent in (Intent.READ, Intent.CHANGE):
@@ -132,7 +132,7 @@ class RangeDemand:
             file.discard()
             self.finish(file)
             self._release(file, fault, Gate.ALL)
-        elif fault.range is None or intent in (Intent.WRITE, Intent.TRUNCATE):
+        elif fault.range is None or intent in (Intent.WRITE, Intent.TRUNCATE, Intent.WHOLE):
             self.urgent(file.row)
             self._fill(file, 0, file.presence.pages)
             self.finish(file)
