@@ -37,7 +37,7 @@ def settled(ext4: Disk, *, dropping: bool) -> list[int]:
     board.urgent[_FILES - 1] = 1
     mount = os.open(ext4.mount, os.O_RDONLY)
     told = io.BytesIO()
-    syncer = Syncer(mount, Upstream(told), board)
+    syncer = Syncer(mount, Upstream(told), board, 0)
     syncer.add([(row, os.open(path, os.O_RDONLY), _SIZE) for row, path in enumerate(paths)])
     syncer.close()
     syncer.run()
