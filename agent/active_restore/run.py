@@ -362,8 +362,8 @@ class Run:
             return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
         tally = shop.tally
         lanes = tally.lanes()
-        rate = tally.rate(shop.board.moved() + lanes["demand"].bytes)
-        left = tally.bytes_total - tally.bytes_done
+        by_range = ranges.count()
+        amount = tally.amount(shop.board, by_range.bytes_present)
         return Status(
             phase=self._phase,
             target=options.target,
@@ -374,17 +374,18 @@ class Run:
             files_total=tally.files_total,
             bytes_total=tally.bytes_total,
             files_done=tally.files_done,
-            bytes_done=tally.bytes_done,
+            bytes_done=amount.done,
+            bytes_underway=amount.underway,
             refused=tally.refused + self._problems,
             faults=tally.faults,
-            rate_bytes_per_s=rate,
-            eta_s=left / rate if rate > 0 and left else None,
+            rate_bytes_per_s=amount.rate,
+            eta_s=amount.eta_s,
             paused=shop.board.paused,
             limit_bytes_per_s=shop.board.rate_bytes_per_s,
             source_unreachable_s=desk.unreachable_s,
             lanes=lanes,
             waiting=(*demand.waiting(), *ranges.waiting()),
-            ranges=ranges.count(),
+            ranges=by_range,
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )

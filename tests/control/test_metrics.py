@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 STATUS = Status(
-    "restoring", "/srv", "dir:/b", "latest", "fanotify", 12.5, 10, 1 << 60, 4, 1 << 59, 1, 7, 1e6, None,
+    "restoring", "/srv", "dir:/b", "latest", "fanotify", 12.5, 10, 1 << 60, 4, 1 << 59, 77, 1, 7, 1e6, None,
     paused=True, limit_bytes_per_s=5, lanes={"demand": LaneCount(3, 30)},
     waiting=(Waiting(b"a", Task(1, 1, "cat"), 1500.0), Waiting(b"b", Task(2, 2, "cat"), 20.0)),
     ranges=RangeCount("pre-content events", 2, 40, 30, 20),
@@ -52,8 +52,8 @@ def test_every_number_arrives() -> None:
     assert value("restores") == 2
     assert [value("agent_up", ("target", target)) for target in ("/srv", "/other")] == [1, 0]
     assert [value("phase", srv, ("phase", phase)) for phase in ("restoring", "laying")] == [1, 0]
-    names = ("files", "files_done", "bytes", "bytes_done", "refused_files", "faults_total", "waiting_tasks")
-    assert [value(name, srv) for name in names] == [10, 4, 1 << 60, 1 << 59, 1, 7, 2]
+    names = ("files", "files_done", "bytes", "bytes_done", "bytes_underway", "refused_files", "faults_total", "waiting_tasks")
+    assert [value(name, srv) for name in names] == [10, 4, 1 << 60, 1 << 59, 77, 1, 7, 2]
     others = ("waiting_longest_seconds", "rate_bytes_per_second", "limit_bytes_per_second", "paused", "running_seconds")
     assert [value(name, srv) for name in others] == [1.5, 1e6, 5, 1, 12.5]
     assert value("source_unreachable_seconds", srv) == 0

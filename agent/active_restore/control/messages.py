@@ -198,6 +198,7 @@ class StatusText(BaseModel):
     bytes_total: int
     files_done: int
     bytes_done: int
+    bytes_underway: int = 0
     refused: int
     faults: int
     rate_bytes_per_s: float
@@ -225,6 +226,7 @@ class StatusText(BaseModel):
             bytes_total=status.bytes_total,
             files_done=status.files_done,
             bytes_done=status.bytes_done,
+            bytes_underway=status.bytes_underway,
             refused=status.refused,
             faults=status.faults,
             rate_bytes_per_s=status.rate_bytes_per_s,

@@ -46,6 +46,7 @@ METRICS = (
     Metric("files_done", "gauge", "Files that are restored and durable.", _one(lambda status: status.files_done)),
     Metric("bytes", "gauge", "Bytes of content to restore.", _one(lambda status: status.bytes_total)),
     Metric("bytes_done", "gauge", "Bytes of content that are restored and durable.", _one(lambda status: status.bytes_done)),
+    Metric("bytes_underway", "gauge", "Bytes that are written, of files that are not done.", _one(lambda s: s.bytes_underway)),
     Metric("refused_files", "gauge", "Files that cannot be restored.", _one(lambda status: status.refused)),
     Metric("faults_total", "counter", "Tasks that waited for a file and went on.", _one(lambda status: status.faults)),
     Metric("waiting_tasks", "gauge", "Tasks that wait for a file now.", _one(lambda status: len(status.waiting))),

@@ -232,16 +232,18 @@ class Digest:
         over = end is not None and not end.refused
         bytes_done = status.bytes_total if over else status.bytes_done
         files_done = status.files_total if over else status.files_done
+        underway = 0 if over else status.bytes_there - bytes_done
         return payloads.Progress(
             node=self._node,
             time=time.time(),
             phase=self._phase,
             seconds=round(end.seconds if end else status.seconds, 3),
-            percent=_percent(files_done, status.files_total, bytes_done, status.bytes_total),
+            percent=_percent(files_done, status.files_total, bytes_done + underway, status.bytes_total),
             files_total=status.files_total,
             files_done=files_done,
             bytes_total=status.bytes_total,
             bytes_done=bytes_done,
+            bytes_underway=underway,
             rate_bytes_per_s=round(status.rate_bytes_per_s, 1) if self._online else 0.0,
             eta_s=UNSET if status.eta_s is None or not self._online else round(status.eta_s, 1),
             faults=end.faults if end else status.faults,

@@ -83,6 +83,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     files_done: Count
     bytes_total: Count
     bytes_done: Count
+    bytes_underway: Count = 0
     rate_bytes_per_s: Quantity
     eta_s: Quantity | UnsetType = UNSET
     faults: Count

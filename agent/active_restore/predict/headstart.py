@@ -89,6 +89,7 @@ class HeadStart:
             # Who opens a file for writing waits until it is durable: a database does so with all of its files.
             self._shop.settler.flush()
         finally:
+            self._shop.board.begin(self._place.number)
             self._rows.put_back(self._left)
 
     def _fill(self, files: list[FileRow], reader: Reader) -> None:

@@ -220,10 +220,8 @@ class _Session(Session):
                     return
                 if not self._ending:
                     self.feed()
-                self._shop.board.guessing = int(bool(self._jobs))
             self.finish()
         finally:
-            self._shop.board.guessing = 0
             self.end()
 
     def _other(self, kind: int, words: list[Any]) -> None:

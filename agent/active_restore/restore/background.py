@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
 _JOBS_AHEAD = 2
+# With more than this in hand a worker has nothing to wait for, but another one may.
+_MUCH_IN_HAND_BYTES = 2 * _BATCH_BYTES
 _RETRY_SECONDS = 5.0
 # Between the deaths of a worker that accomplished nothing: the background must neither give up nor eat the machine.
 _FIRST_PAUSE_S = 0.1
@@ -143,32 +145,29 @@ class Queue:
 
     def batch(self) -> list[RawFile]:
         """The next files to fill; empty when nothing is left now. What is more than a batch of bytes waits for the next."""
-        rows: list[int] = []
-        while len(rows) < self._batch_files and (row := self._pop()) is not None:
-            if self._shop.board.state[row] == State.LAID:
-                rows.append(row)
-        # Once each: what was promoted comes by again in its turn.
-        files = self._shop.catalog.files(list(dict.fromkeys(rows))) if rows else []
-        total = 0
-        for position, (_, _, size, *_) in enumerate(files):
-            if total >= self._batch_bytes:
-                self._put_first([row for row, *_ in files[position:]])
-                return files[:position]
-            total += size
-        return files
-
-    def _put_first(self, rows: Sequence[int]) -> None:
+        # In one go: another worker that finds nothing in the middle of it would rest for a while.
         with self._lock:
-            self._first.extendleft(reversed(rows))
+            rows: list[int] = []
+            while len(rows) < self._batch_files and (row := self._pop()) is not None:
+                if self._shop.board.state[row] == State.LAID:
+                    rows.append(row)
+            # Once each: what was promoted comes by again in its turn.
+            files = self._shop.catalog.files(list(dict.fromkeys(rows))) if rows else []
+            total = 0
+            for position, (_, _, size, *_) in enumerate(files):
+                if total >= self._batch_bytes:
+                    self._first.extendleft(row for row, *_ in reversed(files[position:]))
+                    return files[:position]
+                total += size
+            return files
 
     def _pop(self) -> int | None:
-        with self._lock:
-            if self._first:
-                return self._first.popleft()
-            if self._next < len(self._rows):
-                self._next += 1
-                return self._rows[self._next - 1]
-            return None
+        if self._first:
+            return self._first.popleft()
+        if self._next < len(self._rows):
+            self._next += 1
+            return self._rows[self._next - 1]
+        return None
 
 
 class Background:
@@ -275,7 +274,7 @@ class Session:
     def feed(self) -> bool:
         """Hand out batches; ``False`` where none could be."""
         fed = False
-        while len(self._jobs) < _JOBS_AHEAD and not self._troubled:
+        while self._has_room() and not self._troubled:
             files = self._queue.batch()
             if not files:
                 break
@@ -284,6 +283,10 @@ class Session:
             self._worker.send(frames.JOB, self._number, files)
             fed = True
         return fed
+
+    def _has_room(self) -> bool:
+        in_hand = sum(sum(sizes.values()) for sizes in self._jobs.values())
+        return len(self._jobs) < _JOBS_AHEAD and in_hand < _MUCH_IN_HAND_BYTES
 
     def forgive(self) -> None:
         """After a pause: what met trouble is tried again."""

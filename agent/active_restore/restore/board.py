@@ -1,13 +1,14 @@
 """The board: state of every row and the wishes of the agent, in memory shared with the worker processes.
 
-One byte a row for its state and one for urgency; a header with pause, stop, rates and counters. Bytes are only changed by
-whoever holds the exclusive flock on the inode of that row, so no lock is needed here.
+One byte a row for its state and one for urgency; a header with pause, stop, rates and counters of each worker. Bytes are only
+changed by whoever holds the exclusive flock on the inode of that row, so no lock is needed here.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +28,11 @@ _MOVED = 8
 _MAX_WORKERS = 52
 _RANGING_WORKER = 52
 _MEEK = 61
-_RANGING = 62
-_GUESSING = 63
-_SYNCING = 64
-_HEADER_BYTES = 1024
+# One of each for each who counts moved bytes.
+_UNDERWAY = 64
+_WORKING = 128
+_SYNCING = 192
+_HEADER_BYTES = 256 * 8
 
 
 class Board:
@@ -43,6 +45,8 @@ class Board:
         view = memoryview(self._map)
         self._marked = np.zeros(rows, bool)
         self._read = np.zeros(rows, bool)
+        # Several threads of one process count.
+        self._counting = threading.Lock()
         self._states = np.frombuffer(view[_HEADER_BYTES : _HEADER_BYTES + rows], np.uint8)
         self._words = view[:_HEADER_BYTES].cast("Q")
         self.state = view[_HEADER_BYTES : _HEADER_BYTES + rows]
@@ -163,42 +167,54 @@ class Board:
         self._words[_DEMAND] = value
 
     @property
-    def guessing(self) -> int:
-        """1 while one more worker, for guesses, shares the limit; else 0."""
-        return self._words[_GUESSING]
-
-    @guessing.setter
-    def guessing(self, value: int) -> None:
-        self._words[_GUESSING] = value
-
-    @property
-    def ranging(self) -> int:
-        """1 while files by range, too, are filled in the background and share the limit; else 0."""
-        return self._words[_RANGING]
-
-    @ranging.setter
-    def ranging(self, value: int) -> None:
-        self._words[_RANGING] = value
-
-    @property
     def ranging_worker(self) -> int:
         """The number of who fills them, beyond those of the workers."""
         return _RANGING_WORKER
 
+    def sharing(self) -> int:
+        """Among how many the rate is dealt out now: of those who take turns, as many as may work at a time; all others."""
+        taking_turns = sum(self._words[_WORKING : _WORKING + self.workers])
+        others = sum(self._words[_WORKING + self.workers : _WORKING + _MAX_WORKERS + 1])
+        return max(min(taking_turns, self.concurrency) + others, 1)
+
+    def note_working(self, worker: int, *, working: bool) -> None:
+        """Whether a worker has something to fill, and so a part of the rate."""
+        self._words[_WORKING + _slot(worker)] = int(working)
+
     def add_moved(self, worker: int, size: int) -> None:
-        """A worker wrote this many bytes; each worker has a counter of its own."""
-        self._words[_MOVED + (worker if worker == _RANGING_WORKER else worker % _MAX_WORKERS)] += size
+        """A worker wrote this many bytes of files that are not settled; each worker has counters of its own."""
+        with self._counting:
+            self._words[_MOVED + _slot(worker)] += size
+            self._words[_UNDERWAY + _slot(worker)] += size
+
+    def settled(self, worker: int, size: int) -> None:
+        """So many of these count as settled now, or are given up."""
+        with self._counting:
+            self._words[_UNDERWAY + _slot(worker)] = max(self._words[_UNDERWAY + _slot(worker)] - size, 0)
+
+    def begin(self, worker: int) -> None:
+        """A new worker has this number: what its predecessor had in hand is not there any more."""
+        self._words[_UNDERWAY + _slot(worker)] = 0
+        self.note_working(worker, working=False)
 
     def add_syncing(self, worker: int, change: int) -> None:
         """A worker begins (1) to sync files one by one, or has come to a good end (-1); each worker has a word of its own."""
-        word = _SYNCING + worker % _MAX_WORKERS
+        word = _SYNCING + _slot(worker)
         self._words[word] = max(self._words[word] + change, 0)
 
     @property
     def syncing(self) -> bool:
         """Whether a worker syncs files one by one just now, or met a failure (or its death) when it did."""
-        return any(self._words[_SYNCING : _SYNCING + _MAX_WORKERS])
+        return any(self._words[_SYNCING : _SYNCING + _MAX_WORKERS + 1])
 
     def moved(self) -> int:
         """Bytes written by all workers, files in progress included."""
         return sum(self._words[_MOVED : _MOVED + _MAX_WORKERS + 1])
+
+    def underway(self) -> int:
+        """Bytes written by all workers of files that do not count as settled."""
+        return sum(self._words[_UNDERWAY : _UNDERWAY + _MAX_WORKERS + 1])
+
+
+def _slot(worker: int) -> int:
+    return worker if worker == _RANGING_WORKER else worker % _MAX_WORKERS

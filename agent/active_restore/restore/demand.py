@@ -194,16 +194,21 @@ class Demand:
         if truncates and file.ref.size > _TRUNCATE_AT_ONCE_BYTES:
             filling.discard()
             return
+        told = file.ref.size > _QUICK_BYTES
         try:
             for piece in self._desk.reader().read(file.ref):
                 if self._closing:
                     raise SourceUnavailable("the agent ends")
                 filling.write(piece)
-        except (ContentError, SourceUnavailable):
-            filling.abort()
+                if told:
+                    self._shop.tally.writing(file.row, filling.written)
+        except (ContentError, SourceUnavailable, OSError) as error:
+            self._shop.tally.writing(file.row, 0)
+            if not isinstance(error, OSError):
+                filling.abort()
             raise
         filling.finish(self._desk.answers.filled)
-        self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size)
+        self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size, told=told)
 
     def _let_go_on(self, file: FileRow, filling: Filling, *, ours: bool) -> None:
         """Readers at once; settle for writers before they go on."""

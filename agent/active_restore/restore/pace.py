@@ -95,10 +95,10 @@ class Pace:
 
     def _take(self, size: int) -> bool:
         board = self._board
-        limit, pace, share = board.rate_bytes_per_s, board.pace_bytes_per_s, board.concurrency
+        limit, pace, share = board.rate_bytes_per_s, board.pace_bytes_per_s, board.sharing()
         if not self._mannered:
             pace = 0
-        if limit and not self._limit.ready(limit / (share + board.guessing + board.ranging)):
+        if limit and not self._limit.ready(limit / share):
             return False
         if pace and not self._manners.ready(pace / share):
             return False

@@ -130,7 +130,10 @@ class RangeCount:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said."""
+    """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said.
+
+    ``bytes_done`` are of files that are complete and durable, ``bytes_underway`` are written, of files that are not.
+    """
 
     phase: Phase
     target: str
@@ -142,6 +145,7 @@ class Status:
     bytes_total: int = 0
     files_done: int = 0
     bytes_done: int = 0
+    bytes_underway: int = 0
     refused: int = 0
     faults: int = 0
     rate_bytes_per_s: float = 0.0
@@ -154,6 +158,11 @@ class Status:
     predictions: dict[str, PredictionCount] = field(default_factory=dict)
     throttle: Throttled = Throttled()
     ranges: RangeCount = RangeCount()
+
+    @property
+    def bytes_there(self) -> int:
+        """What progress is measured by."""
+        return min(self.bytes_done + self.bytes_underway, self.bytes_total)
 
 
 @dataclass(frozen=True, slots=True)

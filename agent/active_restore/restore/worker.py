@@ -64,21 +64,21 @@ class Syncer:
     """Makes what was filled durable, many files at a time, and keeps their inodes until the marker may go."""
 
     def __init__(self, mount_fd: int, upstream: Upstream, board: Board, number: int) -> None:
-        self._number = number
         # Nobody else hears for us what became of our writes: not another worker, and not the agent.
         self._mount = own_description(mount_fd)
         self._board = board
+        self._number = number
         self._upstream = upstream
         self._changed = threading.Condition()
-        self._fresh: list[tuple[int, int]] = []
+        self._fresh: list[tuple[int, int, int]] = []
         self._fresh_bytes = 0
-        self._inodes: dict[int, int] = {}
+        self._durable: dict[int, tuple[int, int]] = {}
         self._closing = False
 
     def add(self, filled: list[tuple[int, int, int]]) -> None:
         """These (row, descriptor, size) are filled."""
         with self._changed:
-            self._fresh.extend((row, inode) for row, inode, _ in filled)
+            self._fresh.extend(filled)
             self._fresh_bytes += sum(size for _, _, size in filled)
             self._changed.notify_all()
 
@@ -98,14 +98,14 @@ class Syncer:
                 self._changed.wait_for(self._enough, linger_s)
                 batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
             try:
-                self._sync([inode for _, inode in batch])
+                self._sync([inode for _, inode, _ in batch])
             except OSError as error:
                 # What was filled meanwhile is lost as well, perhaps; nobody may ask again and believe it (see ``settle``).
                 self._upstream.send(frames.FAILED, error.errno or 5, error.strerror or "")
                 os._exit(1)
             with self._changed:
-                self._inodes.update(batch)
-            self._upstream.send(frames.DURABLE, [row for row, _ in batch])
+                self._durable.update((row, (inode, size)) for row, inode, size in batch)
+            self._upstream.send(frames.DURABLE, [row for row, *_ in batch])
 
     def _sync(self, inodes: list[int]) -> None:
         if len(inodes) <= _FEW:
@@ -121,8 +121,9 @@ class Syncer:
         """The agent has noted that these are settled."""
         for row in rows:
             with self._changed:
-                inode = self._inodes.pop(row, -1)
+                inode, size = self._durable.pop(row, (-1, 0))
             if inode >= 0:
+                self._board.settled(self._number, size)
                 with contextlib.suppress(OSError):
                     unmark(inode)
                     if self._board.dropping and not self._board.urgent[row]:
@@ -232,6 +233,7 @@ class Batch:
         if self._filling is not None:
             if self._claim is Claim.OURS:
                 self._filling.abort()
+                self._setup.board.settled(self._setup.number, self._filling.written)
             self._filling.close()
         self._filling, self._at = None, -1
 
@@ -244,6 +246,7 @@ class Setup:
         self.mount_fd: int = words["mount_fd"]
         self.marker_prefix: bytes = words["marker_prefix"]
         self.board = Board(words["board_fd"], words["rows"])
+        self.board.begin(self.number)
         self.source = attach(words["recipe"], words["fds"])
         self.pace = Pace(self.board, self.number, mannered=words.get("mannered", True))
         self.syncer = Syncer(self.mount_fd, upstream, self.board, self.number)
@@ -255,6 +258,7 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
         while (job := jobs.get()) is not None:
             number, files = job
             batch = Batch(setup, files)
+            setup.board.note_working(setup.number, working=True)
             try:
                 if not setup.board.stopping:
                     batch.fill(reader)
@@ -262,6 +266,7 @@ def _fill_jobs(setup: Setup, jobs: queue.SimpleQueue[tuple[int, list[FileRow]] |
                 # Every job gets its answer, this one and those behind it: the agent waits for them before it ends.
                 pass
             finally:
+                setup.board.note_working(setup.number, working=False)
                 # In this order: the agent learns that a file is filled before it learns that it is durable.
                 done = [row for row, _, _ in batch.filled]
                 upstream.send(frames.FILLED, number, done, list(batch.others.values()))

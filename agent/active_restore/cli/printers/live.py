@@ -95,7 +95,7 @@ def frame(status: Status, age_s: float = 0.0) -> RenderableType:
         no_wrap=True,
         overflow="ellipsis",
     )
-    total, done = (status.bytes_total, status.bytes_done) if status.bytes_total else (status.files_total, status.files_done)
+    total, done = (status.bytes_total, status.bytes_there) if status.bytes_total else (status.files_total, status.files_done)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total=max(total, 1), completed=done, width=24), Text(progress_words(status)))
     parts: list[RenderableType] = [head, bar]
@@ -137,4 +137,4 @@ def _waiting(status: Status, age_s: float) -> Table:
     return table
 
 
-_EXAMPLE = Status("restoring", "/\u00e4", "dir:/\u2026", "latest", "fanotify", 1.0, 10, 10, 5, 5, 1, 1, 1.0, 1.0)
+_EXAMPLE = Status("restoring", "/\u00e4", "dir:/\u2026", "latest", "fanotify", 1.0, 10, 10, 5, 5, 1, 1, 1, 1.0, 1.0)

@@ -128,12 +128,12 @@ def progress_words(status: Status) -> str:
     if not status.files_total and status.phase in ("planning", "laying"):
         return "counting files"
     files = f"{status.files_done:,} of {count(status.files_total, 'file')}"
-    return f"{share(status)}, {files}, {size(status.bytes_done)} of {size(status.bytes_total)}"
+    return f"{share(status)}, {files}, {size(status.bytes_there)} of {size(status.bytes_total)}"
 
 
 def share(status: Status) -> str:
     """The share of the bytes (of the files where all are empty); 100% only when no file and no byte is left."""
-    done, total = status.bytes_done, status.bytes_total
+    done, total = status.bytes_there, status.bytes_total
     if total == 0:
         done, total = status.files_done, status.files_total
     text = percent(done, total)

@@ -75,7 +75,8 @@ class RangeBackground:
         """Until every file is finished, gone or refused, or the agent ends."""
         name_thread("ar-ranges")
         idle_io()
-        self._shop.board.ranging = 1
+        board, number = self._shop.board, self._shop.board.ranging_worker
+        board.note_working(number, working=True)
         try:
             while (work := self._next()) is not None:
                 try:
@@ -90,7 +91,7 @@ class RangeBackground:
                     self._shop.reporter.event(Notice(f"the background waits {_RETRY_S:.0f} s: {what}"))
                     self._demand.stop.wait(_RETRY_S)
         finally:
-            self._shop.board.ranging = 0
+            board.note_working(number, working=False)
 
     def _next(self) -> _Work | None:
         """What is to be done next of a file that is not finished."""
@@ -122,6 +123,8 @@ class RangeBackground:
                     moved = file.fill(page, end, reader)
                     self._shop.tally.filled(Lane.BACKGROUND, 0, moved)
                     self._shop.board.add_moved(self._shop.board.ranging_worker, moved)
+                    # Counted as there by ``RangeCount``.
+                    self._shop.board.settled(self._shop.board.ranging_worker, moved)
             if work.last:
                 # All is there from its first page on; what lies before is seen to later.
                 return
