@@ -63,15 +63,17 @@ ACCESSES = {
     "fallocate": ("os.posix_fallocate(fd, PAGE, PAGE)", "write", [PAGE, PAGE]),
     "openat2, pread": ("os.pread(rings.open2(p, os.O_RDWR), 100, 5000)", "read", [PAGE, PAGE]),
     "aio": ("rings.Aio().read(fd, 100, 5000)", "access", [PAGE, PAGE]),
-    "io_uring": ("rings.Ring('inline').read(fd, 100, 5000)", "access", [PAGE, PAGE]),
+    "io_uring": ("rings.Ring('inline').read(fd, 100, 5000)", "read", [PAGE, PAGE]),
     # Which ext4 leaves to a worker.
-    "buffered write by io_uring": ("rings.Ring('inline').write(fd, b'n', 5000)", "ring", [PAGE, PAGE]),
-    "io_uring's worker": ("rings.Ring('worker').read(fd, 100, 5000)", "ring", [PAGE, PAGE]),
-    "io_uring's kernel thread": ("rings.Ring('sqpoll').read(fd, 100, 5000)", "ring", [PAGE, PAGE]),
+    "buffered write by io_uring": ("rings.Ring('inline').write(fd, b'n', 5000)", "change", [PAGE, PAGE]),
+    "io_uring's worker": ("rings.Ring('worker').read(fd, 100, 5000)", "read", [PAGE, PAGE]),
+    "io_uring's kernel thread": ("rings.Ring('sqpoll').read(fd, 100, 5000)", "read", [PAGE, PAGE]),
+    "io_uring's kernel thread writes": ("rings.Ring('sqpoll').write(fd, b'n', 5000)", "change", [PAGE, PAGE]),
     "fallocate by io_uring": ("rings.Ring('inline').punch(fd, PAGE, PAGE)", "ring", [PAGE, PAGE]),
 }
-_RINGS = f"sys.path.insert(0, {str(ROOT / 'tests' / 'ranges')!r})\nimport rings\n"
-_OPEN = f"{_RINGS}import mmap\nPAGE = 4096\np, q = sys.argv[1:3]\nfd = os.open(p, os.O_RDWR)\nprint(flush=True)\n"
+_READERS = ("Ring('inline')", "Ring('worker')", "Ring('sqpoll')")
+_RINGS = f"PAGE = 4096\nsys.path.insert(0, {str(ROOT / 'tests' / 'ranges')!r})\nimport rings\n"
+_OPEN = f"{_RINGS}import mmap\np, q = sys.argv[1:3]\nfd = os.open(p, os.O_RDWR)\nprint(flush=True)\n"
 
 
 @pytest.mark.parametrize("how", ACCESSES, ids=list(ACCESSES))
@@ -113,17 +115,16 @@ def test_reads_that_might_be_writes(agent: Agent, root: Path) -> None:
     """Of pages that are there: they pass where nobody has the file open for writing, else who is asked knows more."""
     agent.order("present", 3, 1, 3)
     read = _RINGS + "print(rings.{}.read(os.open(sys.argv[1], {}), 2, 8000))"
-    for ring in ("Aio()", "Ring('inline')", "Ring('worker')", "Ring('sqpoll')"):
-        assert python(read.format(ring, "os.O_RDONLY"), root / "f3").strip() == b"b'xx'", ring
-    for ring, intent in (("Aio()", "access"), ("Ring('inline')", "access"), ("Ring('worker')", "ring")):
-        with Task.python(read.format(ring, "os.O_RDWR"), root / "f3") as task:
-            assert agent.until("fault")["intent"] == intent
-            agent.order("release", 3, "NONE")
-            task.output()
+    for flags, rings in (("os.O_RDONLY", ("Aio()", *_READERS)), ("os.O_RDWR", _READERS)):
+        for ring in rings:
+            assert python(read.format(ring, flags), root / "f3").strip() == b"b'xx'", ring
+    with Task.python(read.format("Aio()", "os.O_RDWR"), root / "f3") as task:
+        assert agent.until("fault")["intent"] == "access"
+        agent.order("release", 3, "NONE")
+        task.output()
     agent.order("touch", 3)
-    for ring in ("Aio()", "Ring('inline')"):
-        assert python(read.format(ring, "os.O_RDWR"), root / "f3").strip() == b"b'xx'", ring
-    with Task.python(read.format("Ring('worker')", "os.O_RDWR"), root / "f3") as task:
+    assert python(read.format("Aio()", "os.O_RDWR"), root / "f3").strip() == b"b'xx'"
+    with Task.python(f"{_RINGS}rings.Ring('worker').punch(os.open(sys.argv[1], os.O_RDWR), PAGE, PAGE)", root / "f3") as task:
         assert agent.until("fault")["intent"] == "ring"
         agent.order("release", 3, "NONE")
         task.output()

@@ -27,8 +27,8 @@ def ring(way: str, what: str, path: Path) -> bytes:
 WRITERS = {
     "aio": ("aio", "write", True),
     "io_uring": ("inline", "direct", True),
-    "worker": ("worker", "write", False),
-    "thread": ("sqpoll", "write", False),
+    "worker": ("worker", "write", True),
+    "thread": ("sqpoll", "write", True),
     "hole": ("inline", "punch", False),
 }
 

@@ -91,12 +91,23 @@ def access_intent(tid: int, file: int) -> Intent:
             return Intent.CHANGE
         # What needs longer than reading and writing, like fallocate(2), io_uring leaves to its workers.
         if number in (_HERE.io_submit, _IO_URING_ENTER):
-            return Intent.ACCESS
+            return _of_request(tid, Intent.ACCESS)
         if number == _NO_CALL:
-            return Intent.RING
+            return _of_request(tid, Intent.RING)
         return _of_two_files(tid, file, number, [int(word, 16) for word in words[1:7]])
     except (OSError, ValueError, IndexError):
         return Intent.WRITE
+
+
+def _of_request(tid: int, unknown: Intent) -> Intent:
+    """The functions of io_uring that lie on the thread's stack tell, where the kernel shows it (CONFIG_STACKTRACE)."""
+    try:
+        stack = tasks.read_proc(f"/proc/{tid}/stack")
+    except OSError:
+        return unknown
+    if b"] io_write+" in stack:
+        return Intent.CHANGE
+    return Intent.READ if b"] io_read+" in stack else unknown
 
 
 def _of_two_files(tid: int, file: int, number: int, arguments: list[int]) -> Intent:
