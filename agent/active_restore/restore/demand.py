@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import threading
 import time
@@ -69,6 +70,8 @@ class Demand:
         self._shop.catalog.file(0)
         with contextlib.suppress(ActiveRestoreError):
             self._desk.reader()
+        # What is there by now stays: to look through all of it (15 ms) would make tasks wait.
+        gc.freeze()
 
     def on_fault(self, fault: Fault) -> None:
         """Restore what a task needs, or let it wait with those who wait for the same file already."""
