@@ -13,12 +13,21 @@ struct request_start {
 	u32 dev;
 	u32 owner;
 	u64 bytes;
-	u64 is_issued;
+	u32 is_issued;
+	u32 is_in_the_way; /* of others; of a request of others: something was in its way when it began */
+};
+
+/* Requests that are in the way of others: ours, and what the kernel writes, which may be ours. Of all disks together, as who uses
+ * a loop device waits for the disk below it. */
+struct traffic {
+	u64 issued;
+	u64 completed;
 };
 
 /* Keyed by the address of the request. */
 BPF_F_TABLE("hash", u64, struct request_start, requests, 16384, 0);
 BPF_F_TABLE("hash", u32, struct device_load, devices, 256, 0);
+BPF_F_TABLE("array", u32, struct traffic, traffic, 1, 0);
 /* Zeros: a load is larger than the stack. */
 BPF_F_TABLE("array", u32, struct device_load, nothing, 1, 0);
 /* Thread group id -> its start in clock ticks since boot. */
@@ -62,6 +71,24 @@ static __always_inline u32 owner_of(struct request *request)
 	if ((flags & WORK_QUEUE) || ((flags & KERNEL_THREAD) && (operation & OPERATION)))
 		return OWNER_KERNEL;
 	return OWNER_FOREIGN;
+}
+
+static __always_inline bool is_in_the_way(struct request *request, u32 owner)
+{
+	u32 operation = 0;
+
+	if (owner != OWNER_KERNEL)
+		return owner == OWNER_OWN;
+	bpf_probe_read_kernel(&operation, sizeof(operation), &request->cmd_flags);
+	return operation & OPERATION;
+}
+
+static __always_inline bool something_is_in_the_way(void)
+{
+	u32 zero = 0;
+	struct traffic *now = traffic.lookup(&zero);
+
+	return now && now->issued != now->completed;
 }
 
 static __always_inline u32 device_of(struct request *request)
@@ -148,6 +175,15 @@ RAW_TRACEPOINT_PROBE(block_rq_issue)
 		return 0;
 	}
 	start->is_issued = 1;
+	if (start->owner == OWNER_FOREIGN) {
+		start->is_in_the_way = something_is_in_the_way();
+	} else if (is_in_the_way(request, start->owner)) {
+		struct traffic *now = traffic.lookup(&zero);
+
+		start->is_in_the_way = 1;
+		if (now)
+			lock_xadd(&now->issued, 1);
+	}
 	if (start->owner == OWNER_OWN)
 		lock_xadd(&load->own_issued, 1);
 	else if (start->owner == OWNER_KERNEL)
@@ -162,13 +198,19 @@ RAW_TRACEPOINT_PROBE(block_rq_complete)
 	u64 key = ctx->args[0], latency_ns, slot;
 	struct request_start *start = requests.lookup(&key);
 	struct device_load *load;
-	u32 dev;
+	struct traffic *now;
+	u32 dev, zero = 0;
 
 	if (!start)
 		return 0;
 	dev = start->dev;
 	load = devices.lookup(&dev);
 	latency_ns = bpf_ktime_get_ns() - start->queued_ns;
+	if (start->owner != OWNER_FOREIGN && start->is_in_the_way) {
+		now = traffic.lookup(&zero);
+		if (now)
+			lock_xadd(&now->completed, 1);
+	}
 	if (load && start->owner == OWNER_OWN) {
 		lock_xadd(&load->own_completed, 1);
 		lock_xadd(&load->own_bytes, start->bytes);
@@ -180,6 +222,8 @@ RAW_TRACEPOINT_PROBE(block_rq_complete)
 		lock_xadd(&load->foreign_completed, 1);
 		lock_xadd(&load->foreign_bytes, start->bytes);
 		lock_xadd(&load->foreign_latency_ns, latency_ns);
+		if (start->is_in_the_way || something_is_in_the_way())
+			lock_xadd(&load->foreign_met, 1);
 		slot = slot_of(latency_ns / NS_PER_US);
 		/* Else the compiler checks the time instead of the slot, which the verifier does not follow. */
 		asm volatile("" : "+r"(slot));

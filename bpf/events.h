@@ -114,6 +114,7 @@ struct device_load {
 	u64 foreign_completed;
 	u64 foreign_bytes;
 	u64 foreign_latency_ns;
+	u64 foreign_met;
 	u64 foreign_latency_us[96];
 };
 

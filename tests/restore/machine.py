@@ -21,13 +21,14 @@ WORKERS = 2
 @dataclass(frozen=True)
 class Disk:
     """``capacity`` in bytes per second. At full load of ours others take ``1 + slows`` times as long, ``noise`` is the standard
-    deviation of the logarithm of what a look says, whoever is there.
+    deviation of the logarithm of what a look says, whoever is there. ``crosses``: at full load so many requests of others meet ours.
     """
 
     capacity: float
     usual_us: float = 100.0
     slows: float = 3.0
     noise: float = 0.0
+    crosses: float = 0.0
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Look:
     rate: float
     moved: float
     harm: float
+    met: int
     decision: Decision
 
 
@@ -66,7 +68,9 @@ class Machine:
         harm = disk.slows * moved / disk.capacity
         requests = int(self.others(self.time_s) * LOOK_S)
         latency = disk.usual_us * (1 + harm) * self.random.lognormvariate(0, disk.noise) if requests else 0.0
-        load = Load(LOOK_S, int(moved * LOOK_S), requests, latency, latency * 2)
+        share = min(disk.crosses * moved / disk.capacity, 1.0)
+        met = sum(self.random.random() < share for _ in range(requests)) if share else 0
+        load = Load(LOOK_S, int(moved * LOOK_S), requests, latency, latency * 2, met=met)
         self.state, decision = step(self.state, load, WORKERS)
         self.rate = decision.rate_bytes_per_s
-        return Look(self.time_s, self.rate or disk.capacity, moved, harm if requests else 0.0, decision)
+        return Look(self.time_s, self.rate or disk.capacity, moved, harm if requests else 0.0, met, decision)

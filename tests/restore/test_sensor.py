@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,6 +114,28 @@ def test_block_programs_tell_who_reads(file: Path, tmp_path: Path) -> None:
     finally:
         sensor.close()
     assert not list(bpffs.ROOT.glob("active_restore/block_test*"))
+
+
+def test_others_who_meet_us_are_counted(file: Path, tmp_path: Path) -> None:
+    sensor = Sensor(loop_of(file), list)
+    sensor.watch(BlockWatch(tmp_path, "test"))
+    over = threading.Event()
+
+    def read_on() -> None:
+        while not over.is_set():
+            read_ourselves(file, 50)
+
+    ours = threading.Thread(target=read_on)
+    try:
+        ours.start()
+        sensor.look(0, 0, 0)
+        read_as_another(file, 300)
+        load = sensor.look(0, 0, 0)
+        assert 0 < load.met <= load.requests
+    finally:
+        over.set()
+        ours.join()
+        sensor.close()
 
 
 def test_what_a_killed_agent_left_is_swept(tmp_path: Path) -> None:

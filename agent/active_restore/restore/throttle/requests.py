@@ -22,6 +22,7 @@ class Served(NamedTuple):
     latency_us: float
     tail_us: float
     depth: int
+    met: int = 0
 
 
 NOTHING = Served(0, 0.0, 0.0, 0)
@@ -41,17 +42,18 @@ class DiskRequests:
 
     def look(self) -> Served:
         """All our disks together."""
-        count = nanoseconds = depth = 0
+        count = nanoseconds = depth = met = 0
         slots = [0] * len(self._before[0]["foreign_latency_us"]) if self._before else []
         now = [self._blocks.load(number) for number in self._numbers]
         for old, new in zip(self._before, now, strict=True):
             count += new["foreign_completed"] - old["foreign_completed"]
             nanoseconds += new["foreign_latency_ns"] - old["foreign_latency_ns"]
+            met += new["foreign_met"] - old["foreign_met"]
             depth += max(new["foreign_issued"] - new["foreign_completed"], 0)
             pairs = zip(slots, old["foreign_latency_us"], new["foreign_latency_us"], strict=True)
             slots = [sum_ + (b - a) for sum_, a, b in pairs]
         self._before = now
-        return Served(count, nanoseconds / count / 1000 if count else 0.0, tail_us(slots), depth)
+        return Served(count, nanoseconds / count / 1000 if count else 0.0, tail_us(slots), depth, met)
 
     def close(self) -> None:
         """End the programs."""

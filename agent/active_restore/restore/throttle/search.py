@@ -65,6 +65,8 @@ def go_on(search: Search, load: Load, floor: float, best: float) -> Search:
     if search.rate <= floor:
         judged = _judged(search)
         return _rise(replace(judged, usual=search.usual.with_sample(search.sample)), floor, best)
+    if search.usual.disturbed(search.sample):
+        return _given_up(search, search.rate, floor)
     if search.usual.harmed(search.sample):
         return _accuse(search, floor)
     if not search.sample.shows(search.rate):
@@ -105,12 +107,18 @@ def _judged(search: Search) -> Search:
         return acquitted
     if not 0 < search.accused <= search.suspected:
         return replace(acquitted, suspected=search.accused)
-    good = min(search.good, search.accused * _BACK)
-    if search.accused <= search.good:
+    return _given_up(acquitted, search.accused, search.rate)
+
+
+def _given_up(search: Search, harmful: float, rate: float) -> Search:
+    """A rate that harms for certain; on at ``rate``."""
+    good = min(search.good, harmful * _BACK)
+    if harmful <= search.good:
         # What was good is not any more: the others do something else now.
-        good = search.accused / 2
+        good = harmful / 2
     patience_s = min(search.patience_s * 2, _LAST_PATIENCE_S)
-    return replace(acquitted, good=good, harmful=search.accused, suspected=0.0, patience_s=patience_s)
+    left = replace(search, good=good, harmful=harmful, suspected=0.0, patience_s=patience_s)
+    return left if rate == search.rate else replace(left, rate=rate, settled_s=0.0, waited_s=0.0, sample=NO_SAMPLE)
 
 
 def _rise(search: Search, floor: float, best: float) -> Search:
