@@ -70,6 +70,14 @@ class Gates:
         with self._lock:
             self._clear((inode // _WORD_BITS).to_bytes(8, "little"), ~(1 << inode % _WORD_BITS), gate)
 
+    def by_range(self, inode: int) -> None:
+        """From now on who opens it goes on, and each access waits for its pages."""
+        key, bit = (inode // _WORD_BITS).to_bytes(8, "little"), 1 << inode % _WORD_BITS
+        with self._lock:
+            word = Word(*self._layout.packed.unpack(self._map.get(key) or bytes(self._layout.packed.size)))
+            self._maybe[inode // _WORD_BITS & ((1 << _MAYBE_BITS) - 1)] = True
+            self._map.put(key, self._layout.packed.pack(word.readers & ~bit, word.writers & ~bit, word.ranged | bit))
+
     def _clear(self, key: bytes, mask: int, gate: Gate) -> None:
         there = self._map.get(key)
         if there is None:
@@ -90,12 +98,12 @@ class Gates:
                 self._clear(key.to_bytes(8, "little"), ~bits, Gate.ALL)
 
     def is_closed(self, inode: int, intent: Intent) -> bool:
-        """Whether who wants this would wait."""
+        """Whether who wants this would wait; of a file by range: may have to."""
         there = self._map.get((inode // _WORD_BITS).to_bytes(8, "little"))
         if there is None:
             return False
         word = Word(*self._layout.packed.unpack(there))
-        return bool((word.readers if intent is Intent.READ else word.writers) >> inode % _WORD_BITS & 1)
+        return bool(((word.readers if intent is Intent.READ else word.writers) | word.ranged) >> inode % _WORD_BITS & 1)
 
 
 def _words(inodes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -1,0 +1,41 @@
+"""Load the programs that hold tasks, for one territory: sizes of their maps, and where the headers they need are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from active_restore.ebpf import program
+from active_restore.linux.files import largest_folio_bytes
+from active_restore.presence import PAGE_BYTES
+
+if TYPE_CHECKING:
+    from active_restore.intercept.base import Territory
+
+_SPARE_WORDS = 16384
+_INODES_A_WORD_AT_WORST = 32
+_ROWS_UNKNOWN = 10_000_000
+
+
+def load(territory: Territory, pins: Path, ring_pages: int, *, by_range: bool) -> None:
+    """Attach them and pin them in ``pins``. Raises ``CapabilityMissing`` where that cannot be."""
+    device = os.stat(territory.root).st_dev
+    defines = {
+        "TARGET_DEV": os.major(device) << 20 | os.minor(device),
+        "GATE_WORDS": gate_words(territory.rows),
+        "RING_PAGES": ring_pages,
+        "RANGES": int(by_range),
+        "MAP_PAGES": largest_folio_bytes() // PAGE_BYTES,
+    }
+    program.load("gate", program.header_tree(headers(territory)), pins, defines)
+
+
+def gate_words(rows: int) -> int:
+    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
+    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
+
+
+def headers(territory: Territory) -> Path:
+    """Where the kernel's headers for this restore lie."""
+    return Path(territory.run_dir) / "headers"
