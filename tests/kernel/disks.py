@@ -6,13 +6,13 @@ import contextlib
 import gc
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 KINDS = tuple(os.environ.get("ACTIVE_RESTORE_TEST_DISKS", "ext4,xfs,btrfs").split(","))
@@ -53,6 +53,15 @@ def mounted(kind: str, place: Path, size_bytes: int = 4096 * MIB) -> Iterator[Di
             subprocess.run(["umount", "--lazy", mount], check=False)
             raise
         image.unlink()
+
+
+def unmount_for_good(mount: Path) -> None:
+    """Return when its file system has left the memory, too: a mount namespace of somebody else's may have it for a moment."""
+    device = next(line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(mount))
+    backing = Path("/sys/block", Path(device).name, "loop/backing_file")
+    file = backing.read_text()
+    wait_until(lambda: _unmount(mount), f"{mount} can be unmounted")
+    wait_until(lambda: not (backing.exists() and backing.read_text() == file), f"{device} is free")
 
 
 def _held(mount: Path) -> list[str]:

@@ -264,7 +264,6 @@ class Session:
         self._unmarking = 0
         self._number = 0
         self._troubled: list[int] = []
-        self._full = False
         self.accomplished = False
 
     @property
@@ -315,9 +314,9 @@ class Session:
         return True
 
     def _failed(self, error: OSError) -> None:
-        # A file system that is full, or over its quota, may refuse to sync what it keeps: that is worth another try.
-        self._full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not self._full:
+        # A file system that is full, or over its quota, may refuse to sync what it keeps. The settler asks again, by a
+        # description of its own that has not been told yet: where something was lost, it hears of that, too.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             self._shop.settler.fail(error)
 
     def _other(self, kind: int, words: list[Any]) -> None:
@@ -387,6 +386,6 @@ class Session:
             return
         inode = open_inode(self._shop.mount_fd, file.handle)
         if inode is not None:
-            self._shop.settler.add(Filled(row, inode, size), adopted=not self._full)
+            self._shop.settler.add(Filled(row, inode, size), adopted=True)
         else:
             self._gone(row, size)

@@ -31,7 +31,8 @@ _MEEK = 61
 # One of each for each who counts moved bytes.
 _UNDERWAY = 64
 _WORKING = 128
-_HEADER_BYTES = 192 * 8
+_SYNCING = 192
+_HEADER_BYTES = 256 * 8
 
 
 class Board:
@@ -43,6 +44,7 @@ class Board:
         self._map = mmap.mmap(fd, _HEADER_BYTES + 2 * max(rows, 1))
         view = memoryview(self._map)
         self._marked = np.zeros(rows, bool)
+        self._read = np.zeros(rows, bool)
         # Several threads of one process count.
         self._counting = threading.Lock()
         self._states = np.frombuffer(view[_HEADER_BYTES : _HEADER_BYTES + rows], np.uint8)
@@ -65,6 +67,14 @@ class Board:
         """Rows whose marker was not seen to go, in order."""
         found: list[int] = np.flatnonzero(self._marked).tolist()
         return found
+
+    def note_read(self, row: int) -> None:
+        """A task was let read this, before it was durable. Known in the process that is told alone."""
+        self._read[row] = True
+
+    def was_read(self, row: int) -> bool:
+        """See ``note_read``."""
+        return bool(self._read[row])
 
     def rows_in(self, *states: int) -> list[int]:
         """Rows that are in one of these states."""
@@ -186,6 +196,16 @@ class Board:
         """A new worker has this number: what its predecessor had in hand is not there any more."""
         self._words[_UNDERWAY + _slot(worker)] = 0
         self.note_working(worker, working=False)
+
+    def add_syncing(self, worker: int, change: int) -> None:
+        """A worker begins (1) to sync files one by one, or has come to a good end (-1); each worker has a word of its own."""
+        word = _SYNCING + _slot(worker)
+        self._words[word] = max(self._words[word] + change, 0)
+
+    @property
+    def syncing(self) -> bool:
+        """Whether a worker syncs files one by one just now, or met a failure (or its death) when it did."""
+        return any(self._words[_SYNCING : _SYNCING + _MAX_WORKERS + 1])
 
     def moved(self) -> int:
         """Bytes written by all workers, files in progress included."""

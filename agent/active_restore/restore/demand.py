@@ -27,7 +27,7 @@ from active_restore.placeholder import open_inode, unmark
 from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
 from active_restore.restore.patience import Patience
 from active_restore.restore.progress import Notice, Refused
-from active_restore.restore.settle import Filled, settle_for_writer
+from active_restore.restore.settle import Filled
 from active_restore.restore.writer import Claim, Filling
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Demand:
             return
         known = 0 <= row < self._shop.board.rows
         if known and self._shop.board.state[row] == State.FILLED and fault.intent is Intent.READ:
+            self._shop.board.note_read(row)
             self._desk.answers.release(row, Gate.READ, [fault])
             if not fault.patient:
                 # Wanted: it stays in the page cache, and what it needs is looked for.
@@ -154,13 +155,14 @@ class Demand:
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
             claim = filling.claim(wait=wait)
-            if claim is Claim.OURS:
+            ours = claim is Claim.OURS
+            if ours:
                 self._fill(filling)
                 claim = Claim.FILLED_ALREADY
             if claim is Claim.BUSY:
                 self._slow.submit(self._restore_guarded, file)
             elif claim is Claim.FILLED_ALREADY:
-                self._let_go_on(file, filling)
+                self._let_go_on(file, filling, ours=ours)
                 self._on_served(row, was_there=False)
             else:
                 self._conclude(file, filling)
@@ -171,9 +173,6 @@ class Demand:
         except OSError as error:
             filling.abort()
             self._fail(row, errno_of(error), f"cannot be written: {error.strerror}")
-            if self._shop.board.state[row] == State.FILLED:
-                # Complete, but it could not be made durable for a writer. To try again would prove nothing.
-                self._shop.settler.fail(error)
         finally:
             filling.close()
 
@@ -211,7 +210,7 @@ class Demand:
         filling.finish(self._desk.answers.filled)
         self._shop.tally.filled(Lane.DEMAND, 1, file.ref.size, told=told)
 
-    def _let_go_on(self, file: FileRow, filling: Filling) -> None:
+    def _let_go_on(self, file: FileRow, filling: Filling, *, ours: bool) -> None:
         """Readers at once; settle for writers before they go on."""
         row = file.row
         with self._lock:
@@ -222,13 +221,14 @@ class Demand:
             else:
                 del self._waiting[row]
         if readers:
+            self._shop.board.note_read(row)
             self._desk.release(file, Gate.READ, readers)
         if writers:
-            settle_for_writer(filling.inode)
+            self._shop.settler.settle_for_writer(row, filling.inode, ours=ours)
             self._shop.board.state[row] = State.SETTLED
             self._shop.tally.done([(row, file.ref.size)])
             self._finish(file, Gate.ALL)
-        self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size))
+        self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size), adopted=not (ours or writers))
 
     def _finish(self, file: FileRow, gate: Gate) -> None:
         """Everybody who waits for this file may go on."""

@@ -69,7 +69,14 @@ class Laying:
         options = self.job.options
         self._catalog.clear()
         nodes = plan.selected(self._source, self.choose(), options)
-        rebuild(self._catalog, options.target, self.job.marker_prefix, nodes, self._source.order_key)
+        rebuild(
+            self._catalog,
+            options.target,
+            self.job.marker_prefix,
+            nodes,
+            self._source.order_key,
+            immutable=self._source.immutable,
+        )
         self.job = self.job.in_phase("revealing" if self.job.phase == "lost" else "restoring")
 
     def lay(

@@ -74,10 +74,13 @@ def rebuild(
     prefix: bytes,
     nodes: Iterable[Node | Problem],
     order_key: Callable[[bytes], int],
+    *,
+    immutable: bool,
 ) -> None:
     """Fill an empty catalog: the rows that are still marked, out of all rows of the walk.
 
-    Raises ``ActiveRestoreError`` where the walk is not the one that the markers were made of (a directory that has changed).
+    Raises ``ActiveRestoreError`` where the walk is not the one that the markers were made of (a directory that has changed;
+    where that is ``immutable``, another size is a user's, whatever time the clock gave it).
     """
     marked: dict[int, tuple[bytes, int, int]] = {}
     for row, handle, inode, size in marked_rows(target, prefix):
@@ -98,22 +101,24 @@ def rebuild(
                 root.append((row, node, False))
             if row in marked:
                 handle, inode, size = marked.pop(row)
-                if node.kind is not Kind.FILE or size not in (-1, node.size):
-                    raise _another_walk()
+                if node.kind is not Kind.FILE or (not immutable and size not in (-1, node.size)):
+                    raise _another_walk(node.path)
                 ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
                 yield FileRow(row, ref, handle), inode, order_key(node.content)
 
     catalog.add_files(found())
     catalog.add_nodes(root)
     if marked:
-        raise _another_walk()
+        raise _another_walk(b"")
     for problem in problems:
         catalog.add_problem(problem)
     catalog.end_plan(rows)
 
 
-def _another_walk() -> ActiveRestoreError:
+def _another_walk(path: bytes) -> ActiveRestoreError:
+    where = f" (see {os.fsdecode(path)})" if path else ""
     return ActiveRestoreError(
-        "the state is lost, and the source is not what it was when the restore began",
-        "bring the source back as it was; files that are not restored yet stay guarded",
+        f"the state is lost, and the source is not what it was when the restore began{where}",
+        "bring the source back as it was; files that are not restored yet stay guarded. Or, if that file was truncated since:"
+        " remove it",
     )

@@ -46,13 +46,6 @@ def forget_pages(inode: int) -> None:
     os.posix_fadvise(inode, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def settle_for_writer(inode: int) -> None:
-    """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3)."""
-    os.fdatasync(inode)
-    unmark(inode)
-    os.fsync(inode)
-
-
 class Settler:
     """Settles what the demand lane filled, a batch at a time, in a thread of its own (``run``)."""
 
@@ -61,11 +54,15 @@ class Settler:
     ) -> None:
         # Nobody else hears for us what became of our writes.
         self._mount = own_description(mount_fd)
+        self._witness = own_description(mount_fd)
+        self._asking = threading.Lock()
         self._catalog = catalog
         self._board = board
         self._on_settled = on_settled
         self._changed = threading.Condition()
         self._pending: list[Filled] = []
+        self._inodes: dict[int, int] = {}
+        self._syncing = 0
         self._busy = False
         self._closing = False
         self._hurried = False
@@ -87,6 +84,8 @@ class Settler:
         """Settle this soon. ``adopted``: others wrote it, and its descriptor may not be told of what went wrong before."""
         with self._changed:
             self._pending.append(filled)
+            if not adopted:
+                self._inodes.setdefault(filled.row, filled.inode)
             self._adopted |= adopted
             # Only when there is something to do: every wake-up takes the interpreter from the threads that serve faults.
             if len(self._pending) == 1 or len(self._pending) >= _BATCH_FILES:
@@ -110,10 +109,12 @@ class Settler:
                 # The disk failed: the markers stay, so a resume restores these files again.
                 self.fail(error)
             finally:
-                for filled in batch:
-                    with contextlib.suppress(OSError):
-                        os.close(filled.inode)
                 with self._changed:
+                    for filled in batch:
+                        if self._inodes.get(filled.row) == filled.inode:
+                            del self._inodes[filled.row]
+                        with contextlib.suppress(OSError):
+                            os.close(filled.inode)
                     self._busy = False
                     self._changed.notify_all()
 
@@ -131,8 +132,10 @@ class Settler:
 
     def _settle(self, batch: list[Filled], *, each: bool) -> None:
         if each:
+            self._syncing += 1
             for filled in batch:
                 os.fdatasync(filled.inode)
+            self._syncing -= 1
         else:
             sync_filesystem(self._mount)
         rows = [filled.row for filled in batch]
@@ -162,5 +165,40 @@ class Settler:
             self._changed.notify_all()
 
     def give_back(self) -> None:
-        """When ``run`` has ended: its descriptor."""
+        """When ``run`` has ended, and no writer comes any more: its descriptors."""
         os.close(self._mount)
+        os.close(self._witness)
+
+    def settle_for_writer(self, row: int, inode: int, *, ours: bool) -> None:
+        """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3).
+
+        ``ours``: we have just written it, and the descriptor is older than that. Raises ``OSError``, and then nothing is
+        settled any more.
+        """
+        try:
+            os.fdatasync(inode) if ours else self._ask(row, inode)
+            unmark(inode)
+            os.fsync(inode)
+        except OSError as error:
+            self.fail(error)
+            raise
+
+    def _ask(self, row: int, inode: int) -> None:
+        """Make durable what somebody else filled: this descriptor is not told of a failure that anybody was told of before."""
+        with self._changed:
+            known = os.dup(self._inodes[row]) if row in self._inodes else -1
+        try:
+            os.fdatasync(inode if known < 0 else known)
+        finally:
+            if known >= 0:
+                os.close(known)
+        # Told may have been: we or a worker, a moment ago, or a user who had it open and called fsync(2).
+        told = self._syncing or self._board.syncing or (known < 0 and self._board.was_read(row))
+        with self._asking:
+            if told and self.failure is None:
+                try:
+                    sync_filesystem(self._witness)
+                except OSError as error:
+                    self.fail(error)
+            if self.failure is not None:
+                raise OSError(self.failure.errno, self.failure.strerror)

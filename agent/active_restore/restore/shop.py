@@ -86,6 +86,7 @@ def _keep_what_users_changed(shop: Workshop, interceptor: Rows, rows: Sequence[i
     those from now on is held like before it was complete; that comes first, and the look at its times after it.
     """
     for row in interceptor.completed(rows):
+        shop.board.note_read(row)
         file = shop.catalog.file(row)
         inode = open_inode(shop.mount_fd, file.handle) if file is not None else None
         if file is None or inode is None:

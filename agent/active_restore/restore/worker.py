@@ -109,8 +109,11 @@ class Syncer:
 
     def _sync(self, inodes: list[int]) -> None:
         if len(inodes) <= _FEW:
+            # Were the agent to ask about one of these after us, it would not be told: it must know (``settle``).
+            self._board.add_syncing(self._number, 1)
             for inode in inodes:
                 os.fdatasync(inode)
+            self._board.add_syncing(self._number, -1)
         else:
             sync_filesystem(self._mount)
 

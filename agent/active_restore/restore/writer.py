@@ -21,6 +21,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import FileRow, State
+from active_restore.linux import fiemap
 from active_restore.linux.files import punch_hole
 from active_restore.marker import SAVED_CAPABILITY, marker_value
 from active_restore.placeholder import open_inode, read_marker
@@ -114,6 +115,20 @@ class Filling:
             os.setxattr(self._fd, SAVED_CAPABILITY, self._capability)
         else:
             self._capability = self._attribute(SAVED_CAPABILITY)
+        if not self._fresh:
+            self._give_back_lost()
+
+    def _give_back_lost(self) -> None:
+        """Where a dead agent's write failed, ext4 has blocks that were never written, and pages that say they were.
+
+        Written again, such a page reaches the disk, but its block goes on reading as zeros (seen with 6.18).
+        """
+        for begin, end in list(fiemap.unwritten(self._fd)):
+            if not self._began:
+                self._sign()
+            self._began = True
+            punch_hole(self._fd, begin, end - begin)
+            self._last_mtime = os.fstat(self._fd).st_mtime_ns
 
     def _attribute(self, name: str) -> bytes | None:
         try:

@@ -72,6 +72,10 @@ class Source(Protocol):
     def remote(self) -> bool:
         """Whether reading waits for a network: then many reads at once are quicker."""
 
+    @property
+    def immutable(self) -> bool:
+        """Whether a snapshot is for ever what it was: named by a hash of all that is in it, which reading verifies."""
+
     def snapshots(self) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
 

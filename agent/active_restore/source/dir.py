@@ -50,6 +50,7 @@ class DirSource:
     """See ``source.base.Source``. There is one snapshot, ``dir``: the tree as it is now."""
 
     remote = False
+    immutable = False
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)

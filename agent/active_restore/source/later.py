@@ -72,6 +72,11 @@ class LaterSource:
         """See ``Source.remote``: until it is open, reading may take as long as from the other end of the world."""
         return self._opened is None or self._opened.remote
 
+    @property
+    def immutable(self) -> bool:
+        """See ``Source.immutable``."""
+        return self._now().immutable
+
     def snapshots(self) -> list[SnapshotInfo]:
         """See ``Source.snapshots``."""
         return self._now().snapshots()

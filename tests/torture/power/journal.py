@@ -70,7 +70,8 @@ class Images:
             flushed = self._flushed(disk, position)
             self._apply(durable, disk, self._applied[disk], flushed)
             self._applied[disk] = max(flushed, self._applied[disk])
-            # A new file each time: mount(8) takes a loop device again that is still there for the same one, caches and all.
+            # A new file each time. Where anybody's mount namespace still has the last cut, mount(8) takes its loop device
+            # again, and with it a file system with the memory of the last cut and the blocks of this one.
             image.unlink(missing_ok=True)
             copy_sparse(durable, image)
             some, whole = self._keep(image, disk, flushed, position, dice, kept)

@@ -31,7 +31,7 @@ from tests.torture.power.journal import Images, Journal, copy_sparse
 from tests.torture.power.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 KIB, MIB = 1 << 10, 1 << 20
 MKFS = {
@@ -141,12 +141,10 @@ class Lane:
     def record(self) -> Journal:
         """A restore with a reader and a writer, from its first byte to its last."""
         for image, empty in zip(self._images, self._empty, strict=True):
-            with open(image, "wb") as file:
-                file.truncate(SIZES[self._kind])
-            subprocess.run([*MKFS[self._kind], image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            made(self._kind, image)
             copy_sparse(image, empty)
         with Recorder(self._place, self._images) as recorder:
-            with self._mounted([recorder.disk(number) for number in range(len(self._images))]):
+            with mounted(self._kind, [recorder.disk(number) for number in range(len(self._images))], self._mounts):
                 self._restore(recorder)
             self.deeds.listen()
         return Journal(recorder.log)
@@ -191,7 +189,7 @@ class Lane:
         for position, kept in places:
             how = images.cut(position, self._dice, kept)
             try:
-                with self._mounted(cut_images):
+                with mounted(self._kind, cut_images, self._mounts):
                     what = self._after(position)
             except (Broken, AssertionError, OSError) as error:
                 error.add_note(f"{self._stage}: cut at {position} of {len(journal.entries)}; {how}; {dict(self.counts)}")
@@ -302,13 +300,22 @@ class Lane:
             said = {path.name: path.read_text()[-1500:] for path in self._place.glob("*.err")}
             raise Broken(f"{what}: exit code {code}; {said}")
 
-    @contextlib.contextmanager
-    def _mounted(self, images: list[Path]) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for image, mount in zip(images, self._mounts, strict=True):
-                subprocess.run(["mount", "-o", _OPTIONS[self._kind], image, mount], check=True)
-                stack.callback(wait_until, functools.partial(_unmounted, mount), f"{mount} can be unmounted")
-            yield
+
+@contextlib.contextmanager
+def mounted(kind: str, images: Sequence[Path], mounts: Sequence[Path]) -> Iterator[None]:
+    """Each image on its mount point."""
+    with contextlib.ExitStack() as stack:
+        for image, mount in zip(images, mounts, strict=True):
+            subprocess.run(["mount", "-o", _OPTIONS[kind], image, mount], check=True)
+            stack.callback(wait_until, functools.partial(_unmounted, mount), f"{mount} can be unmounted")
+        yield
+
+
+def made(kind: str, image: Path) -> None:
+    """A new, empty file system in a file."""
+    with open(image, "wb") as file:
+        file.truncate(SIZES[kind])
+    subprocess.run([*MKFS[kind], image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _told(chain: Chain, position: int) -> str:

@@ -37,9 +37,9 @@ _ROOT = 1
 _FOREVER_S = 1 << 30
 POSITION, FAILING = struct.Struct("<Q"), struct.Struct("<8xQ")
 """The shared page: how many records there are; which requests fail (bits of ``FAIL_*``)."""
-FAIL_READS, FAIL_WRITES, FAIL_FLUSHES, FAIL_BAD = 1, 2, 4, 8
+FAIL_READS, FAIL_WRITES, FAIL_FLUSHES, FAIL_BAD, FAIL_FULL = 1, 2, 4, 8, 16
 BAD = b"no block of the disk can take this: "
-"""What ``FAIL_BAD`` is about: writes with these bytes in them."""
+"""What ``FAIL_BAD`` (EIO) and ``FAIL_FULL`` (ENOSPC, as of thin storage) are about: writes with these bytes in them."""
 
 
 class Disk:
@@ -104,8 +104,9 @@ class Server:
 
     def _write(self, disk: int, offset: int, data: memoryview) -> bytes:
         self._fail(FAIL_WRITES)
-        if FAILING.unpack_from(self._page)[0] & FAIL_BAD and BAD in bytes(data):
+        if FAILING.unpack_from(self._page)[0] & (FAIL_BAD | FAIL_FULL) and BAD in bytes(data):
             self._fail(FAIL_BAD)
+            self._fail(FAIL_FULL, errno.ENOSPC)
         os.pwrite(self._disks[disk].fd, data, offset)
         self._note(record(WRITE, disk, offset, len(data)), data)
         return struct.pack("<II", len(data), 0)
@@ -116,9 +117,9 @@ class Server:
         self._count += 1
         POSITION.pack_into(self._page, 0, self._count)
 
-    def _fail(self, kind: int) -> None:
+    def _fail(self, kind: int, code: int = errno.EIO) -> None:
         if FAILING.unpack_from(self._page)[0] & kind:
-            raise OSError(errno.EIO, "as wished")
+            raise OSError(code, "as wished")
 
     def _other(self, code: int, node: int, body: memoryview) -> bytes:
         if code == INIT:

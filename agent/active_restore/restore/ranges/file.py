@@ -265,6 +265,8 @@ class RangeFile:
         self._shop.board.note_marked([self.row], marked=False)
 
     def _sync(self, fd: int) -> None:
+        if (failure := self._shop.settler.failure) is not None:
+            raise OSError(failure.errno, failure.strerror)
         try:
             os.fdatasync(self._witness if self._witness >= 0 else fd)
         except OSError as error:

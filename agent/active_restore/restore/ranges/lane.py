@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, TypeAlias
 
 from active_restore.catalog import State
 from active_restore.linux import fiemap
+from active_restore.linux.files import punch_hole
 from active_restore.marker import TOUCHED
 from active_restore.placeholder import open_inode
 from active_restore.presence import PAGE_BYTES, Presence, memory_bytes
@@ -61,6 +63,8 @@ class RangeLane:
         if fd is None:
             return True
         try:
+            if lost := list(fiemap.unwritten(fd)):
+                self._give_back(file, lost)
             size = os.fstat(fd).st_size
             if TOUCHED in os.listxattr(fd):
                 presence.touch()
@@ -74,6 +78,22 @@ class RangeLane:
         finally:
             os.close(fd)
         return known
+
+    def _give_back(self, file: FileRow, lost: Sequence[tuple[int, int]]) -> None:
+        """As ``Filling`` does: what the disk did not take must not be written into the same pages again."""
+        # Nobody has written to a file that is being executed (ETXTBSY).
+        with contextlib.suppress(OSError):
+            fd = open_inode(self._shop.mount_fd, file.handle, os.O_RDWR)
+            if fd is not None:
+                try:
+                    found = os.fstat(fd)
+                    for begin, end in lost:
+                        punch_hole(fd, begin, end - begin)
+                    if found.st_mtime_ns != found.st_ctime_ns:
+                        # Not that of a write of ours.
+                        os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+                finally:
+                    os.close(fd)
 
     def start(
         self, refused: Callable[[int, bytes, int, str], None], first: Sequence[tuple[int, Sequence[tuple[int, int]]]]

@@ -129,6 +129,11 @@ class ResticSource:
         return self._store.remote
 
     @property
+    def immutable(self) -> bool:
+        """See ``Source.immutable``."""
+        return True
+
+    @property
     def index(self) -> BlobIndex:
         """Where each blob lies. Loaded once: a box is not for several threads, and after a restart all want it at once."""
         with self._loading:
