@@ -31,7 +31,7 @@ class Puppet:
     """One interceptor and what it told."""
 
     def __init__(self, name: str, territory: Territory) -> None:
-        options = RestoreOptions("", territory.root, interceptor=cast("InterceptorName", name), ranges=("*",))
+        options = RestoreOptions("", territory.root, interceptor=cast("InterceptorName", name))
         self.interceptor = choose(options, territory.restore_id)
         self.territory = territory
         self.faults: defaultdict[int, list[Fault]] = defaultdict(list)
