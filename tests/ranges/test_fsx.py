@@ -71,9 +71,14 @@ def from_restic(rig: Rig) -> None:
     rig.env.update(repository.env)
 
 
+def new_seed() -> int:
+    """Another one each time, or the one that is to be repeated."""
+    return int(os.environ.get("ACTIVE_RESTORE_FSX_SEED", "0")) or random.randrange(1 << 30)
+
+
 @pytest.fixture
 def seed() -> int:
-    return int(os.environ.get("ACTIVE_RESTORE_FSX_SEED", "0")) or random.randrange(1 << 30)
+    return new_seed()
 
 
 def test_random_operations(rig: Rig, disk: Disk, target: Path, seed: int) -> None:

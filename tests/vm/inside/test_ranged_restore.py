@@ -131,7 +131,7 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
 
 def test_random_operations(rig: Rig, disk: Path) -> None:
     """The exerciser of ``tests/ranges``, smaller: see there."""
-    seed = random.randrange(1 << 30)
+    seed = fsx.new_seed()
     fsx.fill(rig.tree, random.Random(seed), small=True)
     target = disk / "exercised"
     command = rig.restore(target, *fsx.OPTIONS, "--limit", "64KiB/s")
