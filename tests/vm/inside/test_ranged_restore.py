@@ -100,6 +100,7 @@ def _writers(target: Path, models: dict[str, bytearray]) -> None:
 
 
 def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
+    Path("/dev/shm").mkdir(exist_ok=True)
     models = _make(rig.tree)
     target = disk / "by range"
     command = rig.restore(target, "--ranges", "*", "--range-threshold", "1MiB", "--limit", "1")

@@ -31,7 +31,7 @@ _RESTORE_ID = "00000000000000aa"
 
 
 class RangeGate:
-    """One file of 8 MiB whose ranges are held; each wait is kept and its range made present."""
+    """One file whose ranges are held; each wait is kept and its range made present."""
 
     def __init__(self, root: Path, run_dir: Path) -> None:
         device = os.stat(root).st_dev
@@ -47,7 +47,8 @@ class RangeGate:
         self._pins = Pins(pins)
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
-        self.file = root / "ranged"
+        (root / "lower").mkdir()
+        self.file = root / "lower" / "ranged"
         self.file.write_bytes(b"x" * MIB)
         os.truncate(self.file, SIZE)
         self.inode = self.file.stat().st_ino
@@ -190,7 +191,7 @@ def test_of_a_file_system_above_all_is_wanted(gate: RangeGate, disk: Path) -> No
     for name in ("upper", "work", "merged"):
         (disk / name).mkdir()
     subprocess.run(["modprobe", "-d", "/run/modules", "overlay"], check=False)
-    options = f"lowerdir={disk},upperdir={disk}/upper,workdir={disk}/work"
+    options = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, disk / "merged"], check=True)
     try:
         path = disk / "merged" / gate.file.name
