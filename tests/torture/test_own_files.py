@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.tasks import Task, read, run
+from tests.kernel.waiting import wait_until
+from tests.mqtt.broker import Mosquitto
+from tests.mqtt.ear import Ear
 from tests.restore.agents import kill, make
 from tests.torture.power.recorder import Recorder
 from tests.torture.test_bad_sources import Remote
@@ -59,6 +62,24 @@ def test_the_reader_of_its_output_waits_for_a_file_itself(held_rig: Rig, ext4_ta
     assert agent.wait(120) == 0
     assert reader.communicate(timeout=120)[0] == b"2000"
     held_rig.verify(ext4_target)
+
+
+def test_broker_whose_files_are_placeholders(held_rig: Rig, ext4_target: Path) -> None:
+    """It waits for the very agent that is to publish by it: the agent does not wait for it, and publishes when it is there."""
+    broker = Mosquitto(held_rig.tree / "broker", f"log_dest file {ext4_target}/broker/log")
+    (held_rig.tree / "broker/log").write_bytes(b"of before the backup\n" * 1000)
+    url = ("--mqtt", f"mqtt://127.0.0.1:{broker.port}")
+    kill(held_rig.hold(ext4_target, *url))
+    with Task(broker.program, "-c", ext4_target / "broker/mosquitto.conf") as service:
+        service.held()
+        command = held_rig.start("resume", ext4_target, *url)
+        command.until("ready")
+        wait_until(broker.answers, "the broker has its files and answers")
+        with Ear(broker.port) as ear:
+            wait_until(lambda: any(heard.kind == "progress" for heard in ear.heard), "the agent publishes")
+        held_rig.finish(command, ext4_target)
+    assert (ext4_target / "broker/log").read_bytes().startswith((held_rig.tree / "broker/log").read_bytes())
+    held_rig.assert_clean(ext4_target)
 
 
 def test_fuse_server_whose_file_is_a_placeholder(held_rig: Rig, ext4_target: Path) -> None:
