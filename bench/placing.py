@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 
+from active_restore.linux.process import collect_no_garbage
 from active_restore.marker import marker_prefix
 from active_restore.model import Kind, Node, Problem
 from active_restore.placeholder import Laid, Layer
@@ -18,6 +19,8 @@ from bench.data import placeholder_list
 def main() -> None:
     """Lay and print."""
     target, count = sys.argv[1], int(sys.argv[2])
+    # As the process that lays does.
+    collect_no_garbage()
     plan = list(enumerate(_nodes(count)))
     laid: list[Laid] = []
     with contextlib.closing(Layer(target, marker_prefix("0123456789abcdef"), print)) as layer:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import gc
 import os
 import resource
 import select
@@ -30,7 +29,7 @@ from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
-from active_restore.linux.process import hurry, lock_memory, name_thread, spare_from_oom_killer
+from active_restore.linux.process import collect_no_garbage, hurry, lock_memory, name_thread, spare_from_oom_killer
 
 _LOOK_MS = 10_000
 # Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
@@ -273,8 +272,7 @@ def prepare(label: str) -> None:
     with contextlib.suppress(ValueError, OSError):
         ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once
         resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, max(hard, ceiling)))
-    gc.freeze()
-    gc.disable()
+    collect_no_garbage()
 
 
 def main(arguments: list[str]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 
 from active_restore.catalog import Catalog
 from active_restore.errors import ActiveRestoreError
-from active_restore.linux.process import die_with_parent, name_thread
+from active_restore.linux.process import collect_no_garbage, die_with_parent, name_thread
 from active_restore.model import Kind, Node, Problem
 from active_restore.placeholder import Laid, Layer
 from active_restore.restore import frames
@@ -165,6 +165,7 @@ def main() -> None:
     """Serve one laying, until the agent closes the stream."""
     die_with_parent(signal.SIGKILL)
     name_thread("ar-layer")
+    collect_no_garbage()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     down, up = sys.stdin.buffer, sys.stdout.buffer
