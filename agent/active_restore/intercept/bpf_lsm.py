@@ -21,9 +21,9 @@ from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
 from active_restore.intercept import pins
-from active_restore.intercept.gates import Gates, Rows
+from active_restore.intercept.gates import Gates, Rows, gate_words
 from active_restore.intercept.hold import Holder
-from active_restore.intercept.policy import PolicyMaps
+from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.linux.inode_numbers import InodeNumbers
@@ -44,9 +44,6 @@ _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _POLL_MS = 100
 _RING_PAGES = 64
-_SPARE_WORDS = 16384
-_INODES_A_WORD_AT_WORST = 32
-_ROWS_UNKNOWN = 10_000_000
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
 
@@ -86,17 +83,17 @@ class BpfInterceptor:
     def arm(self, territory: Territory) -> None:
         """Load the programs with no inode guarded."""
         capability.require()
-        claim = pins.Lock(territory)
-        try:
+        with contextlib.ExitStack() as undo:
+            claim = pins.Lock(territory)
+            undo.callback(claim.release)
             path = pins.directory(territory.restore_id)
             if path.is_dir():
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
+            undo.callback(program.unpin, path)  # Nobody would find what nobody serves.
             self._load(territory, path)
             self._open(territory, claim, path, is_new=True)
             self._rows.clear()
-        except BaseException:
-            claim.release()
-            raise
+            undo.pop_all()
         self._begin()
 
     def _load(self, territory: Territory, path: Path) -> None:
@@ -243,8 +240,12 @@ class BpfInterceptor:
             # No placeholder, or a copy that somebody made together with the marker.
             self._dismiss(wait)
             return
-        task = Task(wait.tid, wait.tgid, wait.comm)
-        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, wait.patient))
+        treatment = self._policy.of(wait.tid)
+        if treatment is Treatment.REFUSE:
+            self._refuse(wait.tid, wait.since_ns, errno.EAGAIN)
+            return
+        task, patient = Task(wait.tid, wait.tgid, wait.comm), wait.patient or treatment is Treatment.BACKGROUND
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, patient))
 
     def _row_of(self, handle: bytes) -> int | None:
         """The row in the inode's marker; ``None`` where it is no placeholder (a number used again, a settled file)."""
@@ -389,11 +390,6 @@ class BpfInterceptor:
         if self._mount is not None:
             self._mount.close()
         self._claim.release()
-
-
-def gate_words(rows: int) -> int:
-    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
-    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 def _headers(territory: Territory) -> Path:
