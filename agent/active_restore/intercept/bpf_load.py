@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import program
+from active_restore.intercept.gates import gate_words
 from active_restore.linux.files import largest_folio_bytes
 from active_restore.presence import PAGE_BYTES
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
-
-_SPARE_WORDS = 16384
-_INODES_A_WORD_AT_WORST = 32
-_ROWS_UNKNOWN = 10_000_000
 
 
 def load(territory: Territory, pins: Path, ring_pages: int, *, by_range: bool) -> None:
@@ -29,11 +26,6 @@ def load(territory: Territory, pins: Path, ring_pages: int, *, by_range: bool) -
         "MAP_PAGES": largest_folio_bytes() // PAGE_BYTES,
     }
     program.load("gate", program.header_tree(headers(territory)), pins, defines)
-
-
-def gate_words(rows: int) -> int:
-    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
-    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 def headers(territory: Territory) -> Path:

@@ -17,14 +17,14 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from active_restore.ebpf import abi, capability
+from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
 from active_restore.intercept import bpf_load, pins
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
-from active_restore.intercept.policy import PolicyMaps
+from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode, row_of
 from active_restore.linux.inode_numbers import InodeNumbers
@@ -89,17 +89,17 @@ class BpfInterceptor:
     def arm(self, territory: Territory) -> None:
         """Load the programs with no inode guarded."""
         capability.require()
-        claim = pins.Lock(territory)
-        try:
+        with contextlib.ExitStack() as undo:
+            claim = pins.Lock(territory)
+            undo.callback(claim.release)
             path = pins.directory(territory.restore_id)
             if path.is_dir():
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
+            undo.callback(program.unpin, path)  # Nobody would find what nobody serves.
             bpf_load.load(territory, path, self._ring_pages, by_range=self.by_range)
             self._open(territory, claim, path, is_new=True)
             self._rows.clear()
-        except BaseException:
-            claim.release()
-            raise
+            undo.pop_all()
         self._begin()
 
     def adopt(self, territory: Territory) -> bool:
@@ -249,8 +249,12 @@ class BpfInterceptor:
             # No placeholder, or a copy that somebody made together with the marker.
             self._dismiss(wait)
             return
-        task = Task(wait.tid, wait.tgid, wait.comm)
-        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, wait.patient))
+        treatment = self._policy.of(wait.tid)
+        if treatment is Treatment.REFUSE:
+            self._refuse(wait.tid, wait.since_ns, errno.EAGAIN)
+            return
+        task, patient = Task(wait.tid, wait.tgid, wait.comm), wait.patient or treatment is Treatment.BACKGROUND
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, patient))
 
     def _dismiss(self, wait: Wait) -> None:
         with self._lock:

@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 _WORD_BITS = 64
 _ROW_BYTES = 8
 _MAYBE_BITS = 20
+_SPARE_WORDS = 16384
+_INODES_A_WORD_AT_WORST = 32
+_ROWS_UNKNOWN = 10_000_000
 # Beyond this many bytes for each row given, rows lie too far apart to be written as one block.
 _SPARSE = 64
+
+
+def gate_words(rows: int) -> int:
+    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
+    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 class Word(NamedTuple):

@@ -195,7 +195,7 @@ def test_of_a_file_system_above_all_is_wanted(gate: RangeGate, disk: Path) -> No
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, disk / "merged"], check=True)
     try:
         path = disk / "merged" / gate.file.name
-        assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 2, 5000))", path).finish() == "b'xx'\n"
+        assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 2, 700_000))", path).finish() == "b'xx'\n"
     finally:
         subprocess.run(["umount", disk / "merged"], check=True)
     assert {(wait.intent, wait.range) for wait in gate.waits} == {(Intent.WHOLE, None)}
