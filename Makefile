@@ -1,6 +1,8 @@
 # What a fresh checkout needs is installed by `make setup`; every other target calls it and it is quick when nothing changed.
 
-PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio fuse3 gcc gdb git kmod libbpf1 libc6-dev libcap2-bin make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
+# The tests of the system's own Python.
+SUITE := libpython$(or $(shell /usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),3.11)-testsuite
+PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio fuse3 gcc gdb git kmod libbpf1 libc6-dev libcap2-bin $(SUITE) make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -8,21 +8,27 @@
 
 #include <kernel.h>
 
-/* Where the position and the length of an access are found. */
+/* Where the position and the length of an access are found. Arguments are counted from 0, which is the descriptor but for
+ * sendfile (0: written to, 1: read from), splice and copy_file_range (0: read from, 2: written to), and mmap (4). */
 enum range_kind {
 	RANGE_UNKNOWN = 0, /* the whole file */
 	RANGE_FPOS,        /* f_pos, length in argument 2 */
 	RANGE_ARG3,        /* position in argument 3, length in argument 2 */
 	RANGE_FPOS_IOV,    /* f_pos, vector in 1, count in 2 */
 	RANGE_ARG3_IOV,    /* position in argument 3 (-1: f_pos), vector in 1, count in 2 */
-	RANGE_SENDFILE,    /* *(argument 2) or f_pos, length in argument 3 */
-	RANGE_SPLICE,      /* *(argument 1) or f_pos, length in argument 4 */
+	RANGE_SENDFILE,    /* read: *(argument 2) or f_pos; written: f_pos; length in argument 3 */
+	RANGE_SPLICE,      /* read: *(argument 1) or f_pos; written: *(argument 3) or f_pos; length in argument 4 */
+	RANGE_COPY,        /* the same, but what is written to may get holes */
 	RANGE_MMAP,        /* position in argument 5, length in argument 1 */
 };
+
+#define FICLONE 0x40049409
+#define FICLONERANGE 0x4020940d
 
 #if defined(ARCH_X86_64)
 
 #define CALL_NUMBER(r) ((u32)(r)->orig_ax)
+#define CALL_ARG0(r) ((r)->di)
 #define CALL_ARG1(r) ((r)->si)
 #define CALL_ARG2(r) ((r)->dx)
 #define CALL_ARG3(r) ((r)->r10)
@@ -60,22 +66,37 @@ static __always_inline u32 range_kind(u32 nr)
 		return RANGE_ARG3_IOV;
 	if (nr == 40)
 		return RANGE_SENDFILE;
-	if (nr == 275 || nr == 326) /* splice copy_file_range */
+	if (nr == 275)
 		return RANGE_SPLICE;
+	if (nr == 326)
+		return RANGE_COPY;
 	if (nr == 9)
 		return RANGE_MMAP;
 	return RANGE_UNKNOWN;
 }
 
-/* Calls without a known range that may be restarted: execve io_submit fallocate execveat. */
-static __always_inline bool is_restartable_access(u32 nr)
+/* Calls without a known range that may be restarted. */
+static __always_inline bool is_restartable_access(u32 nr, bool compat, u64 request)
 {
+	if (compat) /* read write readv writev pread64 pwrite64 sendfile sendfile64 splice fallocate preadv pwritev copy_file_range
+		     * preadv2 pwritev2 */
+		return nr == 3 || nr == 4 || nr == 145 || nr == 146 || nr == 180 || nr == 181 || nr == 187 || nr == 239 || nr == 313 ||
+		       nr == 324 || nr == 333 || nr == 334 || nr == 377 || nr == 378 || nr == 379;
+	if (nr == 16) /* ioctl */
+		return request == FICLONE || request == FICLONERANGE;
+	/* execve io_submit fallocate execveat */
 	return nr == 59 || nr == 209 || nr == 285 || nr == 322;
+}
+
+static __always_inline bool is_mapping(u32 nr, bool compat)
+{
+	return compat ? nr == 90 || nr == 192 : nr == 9;
 }
 
 #elif defined(ARCH_AARCH64)
 
 #define CALL_NUMBER(r) ((u32)(r)->syscallno)
+#define CALL_ARG0(r) ((r)->regs[0])
 #define CALL_ARG1(r) ((r)->regs[1])
 #define CALL_ARG2(r) ((r)->regs[2])
 #define CALL_ARG3(r) ((r)->regs[3])
@@ -112,17 +133,31 @@ static __always_inline u32 range_kind(u32 nr)
 		return RANGE_ARG3_IOV;
 	if (nr == 71)
 		return RANGE_SENDFILE;
-	if (nr == 76 || nr == 285) /* splice copy_file_range */
+	if (nr == 76)
 		return RANGE_SPLICE;
+	if (nr == 285)
+		return RANGE_COPY;
 	if (nr == 222)
 		return RANGE_MMAP;
 	return RANGE_UNKNOWN;
 }
 
-/* Calls without a known range that may be restarted: io_submit fallocate execve execveat. */
-static __always_inline bool is_restartable_access(u32 nr)
+/* Calls without a known range that may be restarted. */
+static __always_inline bool is_restartable_access(u32 nr, bool compat, u64 request)
 {
+	if (compat) /* read write readv writev pread64 pwrite64 sendfile sendfile64 splice fallocate preadv pwritev copy_file_range
+		     * preadv2 pwritev2 */
+		return nr == 3 || nr == 4 || nr == 145 || nr == 146 || nr == 180 || nr == 181 || nr == 187 || nr == 239 || nr == 340 ||
+		       nr == 352 || nr == 361 || nr == 362 || nr == 391 || nr == 392 || nr == 393;
+	if (nr == 29) /* ioctl */
+		return request == FICLONE || request == FICLONERANGE;
+	/* io_submit fallocate execve execveat */
 	return nr == 2 || nr == 47 || nr == 221 || nr == 281;
+}
+
+static __always_inline bool is_mapping(u32 nr, bool compat)
+{
+	return compat ? nr == 192 : nr == 222;
 }
 
 #else

@@ -7,7 +7,14 @@
 #define ACTIVE_RESTORE_EVENTS_H
 
 /* What a task wants; values of model.Intent. */
-enum intent { INTENT_READ = 0, INTENT_WRITE = 1, INTENT_TRUNCATE = 2 };
+enum intent {
+	INTENT_READ = 0,
+	INTENT_WRITE = 1,
+	INTENT_TRUNCATE = 2,
+	INTENT_CHANGE = 3,
+	INTENT_MAP = 4,
+	INTENT_WHOLE = 7,
+};
 
 enum hook { HOOK_OPEN = 1, HOOK_TRUNCATE = 2, HOOK_PERMISSION = 3, HOOK_MMAP = 4, HOOK_FILE_TRUNCATE = 5 };
 
@@ -45,22 +52,22 @@ enum count {
 	COUNT_TRY_AGAIN = 9,
 	COUNT_POLICY_REFUSED = 10,
 	COUNT_AGENT = 11,
-	COUNT_SLOTS = 12,
+	COUNT_ASKED = 12,
+	COUNT_SLOTS = 13,
 };
 
 /* Value of "gate", keyed by inode number / 64: one bit for each inode.
- * readers: who only reads waits; writers: who may write waits; ranged: opens pass, reads and mappings wait. */
+ * readers: who only reads waits; writers: who may write waits; ranged: the guard judges opens, each access waits for its pages. */
 struct gate_word {
 	u64 readers;
 	u64 writers;
 	u64 ranged;
 };
 
-/* Key of "extents": the value has one bit for each unit (1 << UNIT_SHIFT bytes) of a ranged inode that is there. */
-struct extent_key {
-	u64 ino;
-	u64 word;
-};
+/* Words of 64 bits in a map of "presence", which has one for each ranged inode (agent/active_restore/presence.py). TOUCHED:
+ * whether a writer was let go on. PAGES: how many the file of the backup has; 0 as long as nothing is known. SUMMARY: the word
+ * in which the bits of groups begin. From BITS on a bit for each page that is there, then one for each group of 256 that are. */
+enum presence { PRESENCE_TOUCHED = 0, PRESENCE_PAGES = 1, PRESENCE_SUMMARY = 2, PRESENCE_BITS = 3 };
 
 /* A waiting thread: value of "waiters" (keyed by thread id, written by the kernel side) and event in the ring.
  * Times are CLOCK_MONOTONIC, start_ns is the start of the thread (CLOCK_BOOTTIME). length is ~0 where unknown. */

@@ -3,17 +3,26 @@
  * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
  * the inode is open, so that a waiting task holds no kernel lock.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, EXTENT_WORDS, RING_PAGES, RANGES (0 or 1).
+ * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1), MAP_PAGES (pages of the
+ * largest folio, a power of two).
  */
 #include <kernel.h>
 #include <arch.h>
 #include <events.h>
+#include <presence.h>
 
 #define MAX_WAITERS 16384
 #define MAX_POLICIES 1024
+#define MAX_RANGED 32768
 
 BPF_F_TABLE("hash", u64, struct gate_word, gate, GATE_WORDS, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash", struct extent_key, u64, extents, EXTENT_WORDS, BPF_F_NO_PREALLOC);
+#if RANGES
+/* Each may be of another size, and lies in the agent's memory, too. */
+BPF_F_TABLE("array", int, u64, page_words, 1, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+BPF_F_TABLE("hash_of_maps$page_words", u64, int, presence, MAX_RANGED, BPF_F_NO_PREALLOC);
+/* When the agent was last asked to fill a file for somebody who cannot be held. */
+BPF_F_TABLE("lru_hash", u64, u64, asked, 1024, 0);
+#endif
 /* Preallocated: entering a wait must not depend on free memory. */
 BPF_F_TABLE("hash", u32, struct wait, waiters, MAX_WAITERS, 0);
 BPF_F_TABLE("hash", u32, struct order, orders, MAX_WAITERS, BPF_F_NO_PREALLOC);
@@ -42,15 +51,19 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define O_ACCMODE 3
 #define O_TRUNC 01000
 #define FMODE_CREATED 0x100000
+#define FMODE_WRITE 0x2
+/* FMODE_BACKING (6.5) and FMODE_NONOTIFY: opened by a file system above ours, which no guard sees. */
+#define FMODE_BEHIND 0x6000000
+#define MAP_KINDS 0x3
+#define MAP_PRIVATE 0x2
 #define MAY_WRITE 2
 /* PF_KTHREAD, PF_USER_WORKER (6.4 and later; unused bit before), PF_IO_WORKER: io_uring's threads are user workers. */
 #define PF_WORKERS (0x200000 | 0x4000 | 0x10)
 #define HEARTBEAT_STALE_NS 3000000000ULL
 #define CGROUP_LEVELS 8
-#define UNIT_SHIFT 20
-#define WORD_SHIFT (UNIT_SHIFT + 6)
-#define MAX_EXTENT_WORDS 34 /* one read or write moves less than 2 GiB */
-#define MAX_IOVECS 8
+#define MAX_MOVED 0x7ffff000ULL /* by one read or write: MAX_RW_COUNT */
+#define MAX_IOVECS 64
+#define ASK_AGAIN_NS 100000000ULL
 #define UNKNOWN (~0ULL)
 #define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
@@ -85,6 +98,13 @@ static __always_inline bool is_held(u64 ino, u32 intent)
 	if (!bits)
 		return false;
 	return ((intent == INTENT_READ ? bits->readers : bits->writers) >> (ino & 63)) & 1;
+}
+
+static __always_inline bool is_ranged(u64 ino)
+{
+	u64 word = ino >> 6;
+	struct gate_word *bits = gate.lookup(&word);
+	return bits && (bits->ranged >> (ino & 63)) & 1;
 }
 
 /* 6.12's verifier wants to see that a hook returns -4095..0: constants, not a number from a map. */
@@ -138,6 +158,11 @@ static __always_inline u32 find_policy(void)
 	return policy ? *policy : POLICY_NONE;
 }
 
+static __always_inline bool blocks_sigcont(struct task_struct *task)
+{
+	return task->blocked_signals[0] & SIGNAL_BIT(SIGCONT);
+}
+
 /* Why this thread cannot be held by a restarted call: 0 or the slot in counts. */
 static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs *regs, u32 hook, bool is_waiter)
 {
@@ -152,16 +177,17 @@ static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs 
 		return COUNT_ODD_SYSCALL;
 	if ((hook == HOOK_TRUNCATE || hook == HOOK_FILE_TRUNCATE) && !is_truncating(nr, compat) && !is_opening(nr, compat))
 		return COUNT_ODD_SYSCALL;
-	if (hook == HOOK_PERMISSION && (compat || (range_kind(nr) == RANGE_UNKNOWN && !is_restartable_access(nr))))
+	if (hook == HOOK_PERMISSION && (compat || range_kind(nr) == RANGE_UNKNOWN) &&
+	    !is_restartable_access(nr, compat, CALL_ARG1(regs)))
 		return COUNT_ODD_SYSCALL;
-	if (hook == HOOK_MMAP && (compat || range_kind(nr) != RANGE_MMAP))
+	if (hook == HOOK_MMAP && !is_mapping(nr, compat))
 		return COUNT_ODD_SYSCALL;
 	/* The agent itself traces threads that it parks. */
 	if (task->ptrace && !is_waiter)
 		return COUNT_ODD_TRACED;
-	/* Our SIGCONT would run their handler, or stay queued where it is blocked. */
+	/* Our SIGCONT would run their handler, or stay queued where it is blocked: the guard is better there, but sees opens only. */
 	handler = (unsigned long)task->sighand->sigcont_handler;
-	if (handler > SIG_IGN || task->blocked_signals[0] & SIGNAL_BIT(SIGCONT))
+	if (handler > SIG_IGN || (blocks_sigcont(task) && hook == HOOK_OPEN))
 		return COUNT_ODD_SIGCONT;
 	return 0;
 }
@@ -181,7 +207,10 @@ static __always_inline long interrupt(struct task_struct *task, u32 hold)
 	/* A user's stop is under way and our SIGCONT would swallow it: the process stops, as the user wishes. */
 	if (failed || stops || task->signal->shared_pending[0] & STOP_SIGNALS)
 		return failed;
-	/* SIGCONT takes the queued SIGSTOP away, TIF_SIGPENDING stays: the thread restarts its call without stopping. */
+	/* SIGCONT takes the queued SIGSTOP away, TIF_SIGPENDING stays: the thread restarts its call without stopping. Where the
+	 * thread blocks it (as threads of pools block all signals), it stays with this thread and disturbs no other one. */
+	if (blocks_sigcont(task))
+		return bpf_send_signal_thread(SIGCONT);
 	return bpf_send_signal(SIGCONT);
 }
 
@@ -208,6 +237,32 @@ static __always_inline int serve_oddly(u32 oddity, u32 hook)
 	count(COUNT_TRY_AGAIN);
 	return -EAGAIN;
 }
+
+#if RANGES
+/* Nobody waits, but who was sent away from a range comes again: the agent shall finish that file. */
+static __always_inline void ask(struct access *access)
+{
+	u64 now = bpf_ktime_get_ns(), *last = asked.lookup(&access->ino);
+	u64 id = bpf_get_current_pid_tgid();
+	struct wait wait = {};
+
+	if (last && now < *last + ASK_AGAIN_NS)
+		return;
+	wait.ino = access->ino;
+	wait.since_ns = now;
+	wait.length = UNKNOWN;
+	wait.generation = access->generation;
+	wait.tid = id;
+	wait.tgid = id >> 32;
+	wait.intent = INTENT_WHOLE;
+	wait.hook = access->hook;
+	bpf_get_current_comm(wait.comm, sizeof(wait.comm));
+	if (events.ringbuf_output(&wait, sizeof(wait), 0))
+		return;
+	count(COUNT_ASKED);
+	asked.update(&access->ino, &now);
+}
+#endif
 
 /* The first pass of a wait. Entered before it is signalled, signalled before it is reported: no SIGCONT of the agent
  * can overtake the SIGSTOP, and an agent that dies in between leaves the entry for the next one. */
@@ -311,6 +366,10 @@ static __always_inline int hold(struct access *access)
 	same = wait && wait->ino == access->ino && wait->start_ns == task->start_boottime && wait->hook == access->hook &&
 	       wait->position == access->position && wait->intent == access->intent;
 	oddity = find_oddity(task, regs, access->hook, same);
+#if RANGES
+	if (oddity && (access->hook == HOOK_PERMISSION || access->hook == HOOK_MMAP))
+		ask(access);
+#endif
 	if (oddity)
 		return serve_oddly(oddity, access->hook);
 	if (!same)
@@ -336,6 +395,13 @@ LSM_PROBE(file_open, struct file *file, int ret)
 		return 0;
 	access.ino = file->f_inode->i_ino;
 	access.intent = intent_of(file->f_flags);
+#if RANGES
+	/* The guard tells who may go on at once. Behind it nobody would hold a mapping that was made through a file system above. */
+	if (is_ranged(access.ino) && (file->f_mode & FMODE_BEHIND || !read_state(STATE_GUARD))) {
+		if (file->f_mode & FMODE_BEHIND)
+			access.intent = INTENT_WHOLE;
+	} else
+#endif
 	if (!is_held(access.ino, access.intent))
 		return 0;
 	/* Just created under the number of a deleted placeholder; a restarted O_EXCL would find its own file. */
@@ -373,7 +439,7 @@ LSM_PROBE(path_truncate, struct path *path, int ret)
 	bpf_probe_read_kernel(&access.mount, sizeof(access.mount), &path->mnt);
 	bpf_probe_read_kernel(&dentry, sizeof(dentry), &path->dentry);
 	bpf_probe_read_kernel(&inode, sizeof(inode), &dentry->d_inode);
-	if (!read_inode(&access, inode) || !is_held(access.ino, INTENT_WRITE))
+	if (!read_inode(&access, inode) || !(is_held(access.ino, INTENT_WRITE) || is_ranged(access.ino)))
 		return 0;
 	access.intent = INTENT_TRUNCATE;
 	access.length = UNKNOWN;
@@ -410,33 +476,27 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 
 #if RANGES
 
-static __always_inline bool is_ranged(u64 ino)
+/* Whether nothing stands in the way of this access. */
+static __always_inline bool passes(struct access *access)
 {
-	u64 word = ino >> 6;
-	struct gate_word *bits = gate.lookup(&word);
-	return bits && (bits->ranged >> (ino & 63)) & 1;
-}
+	void *words = presence.lookup(&access->ino);
+	u64 pages, first, last;
 
-/* Whether every unit of [position, end) is there. */
-static __always_inline bool is_present(u64 ino, u64 position, u64 end)
-{
-	struct extent_key key = { .ino = ino, .word = position >> WORD_SHIFT };
-	u64 first = position >> UNIT_SHIFT, last = (end - 1) >> UNIT_SHIFT;
-
-	for (int i = 0; i < MAX_EXTENT_WORDS; i++) {
-		u64 *bits = extents.lookup(&key);
-		u64 wanted = ~0ULL;
-		if (key.word == first >> 6)
-			wanted &= ~0ULL << (first & 63);
-		if (key.word == last >> 6)
-			wanted &= ~0ULL >> (63 - (last & 63));
-		if (!bits || (*bits & wanted) != wanted)
-			return false;
-		if (key.word == last >> 6)
-			return true;
-		key.word++;
+	if (!words || access->intent == INTENT_WHOLE || access->intent == INTENT_TRUNCATE)
+		return false;
+	pages = read_word(words, PRESENCE_PAGES);
+	if (!pages || (access->intent != INTENT_READ && !read_word(words, PRESENCE_TOUCHED)))
+		return false;
+	first = access->position >> PAGE_SHIFT;
+	last = access->length == UNKNOWN ? pages : (access->position + access->length + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT;
+	if (access->intent == INTENT_MAP) {
+		/* A store dirties its folio as a whole: none of its pages may be missing. */
+		first &= ~(MAP_PAGES - 1ULL);
+		last = (last + MAP_PAGES - 1) & ~(MAP_PAGES - 1ULL);
 	}
-	return false;
+	if (last > pages)
+		last = pages;
+	return first >= last || is_present(words, first, last);
 }
 
 static __always_inline u64 sum_iovecs(u64 vector, u64 vectors)
@@ -464,12 +524,54 @@ static __always_inline u64 user_position(u64 pointer, u64 f_pos)
 	return position;
 }
 
-/* Position and length from the registers of the system call; the whole file where they cannot be known. */
-static __always_inline void decode_range(struct access *access, struct pt_regs *regs, u64 f_pos)
+/* Whether a descriptor of this task is this very file. It is not where a file system above reads or writes ours (overlayfs, FUSE). */
+static __always_inline bool is_file_of(struct task_struct *task, struct file *file, u64 fd)
 {
-	u32 kind = IS_COMPAT(regs) ? RANGE_UNKNOWN : range_kind(CALL_NUMBER(regs));
-	u64 position = UNKNOWN, length = UNKNOWN;
+	struct files_struct *files = 0;
+	struct fdtable *table = 0;
+	struct file **array = 0, *found = 0;
+	u32 most = 0;
 
+	bpf_probe_read_kernel(&files, sizeof(files), &task->files);
+	bpf_probe_read_kernel(&table, sizeof(table), &files->fdt);
+	bpf_probe_read_kernel(&most, sizeof(most), &table->max_fds);
+	fd &= 0xffffffff;
+	if (fd >= most)
+		return false;
+	bpf_probe_read_kernel(&array, sizeof(array), &table->fd);
+	bpf_probe_read_kernel(&found, sizeof(found), &array[fd]);
+	return found == file;
+}
+
+/* The descriptor by which a call reads or writes. */
+static __always_inline u64 descriptor(struct pt_regs *regs, u32 kind, bool writes)
+{
+	if (kind == RANGE_MMAP)
+		return CALL_ARG4(regs);
+	if (kind == RANGE_SENDFILE && !writes)
+		return CALL_ARG1(regs);
+	if ((kind == RANGE_SPLICE || kind == RANGE_COPY) && writes)
+		return CALL_ARG2(regs);
+	return CALL_ARG0(regs);
+}
+
+/* Position and length from the registers of the system call. Returns whether they are known; else it is about the whole file.
+ * Not recognised: a vector or a position that another thread of the task changes while its call is under way. */
+static __always_inline bool decode_range(struct access *access, struct file *file, bool writes)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs((void *)task);
+	u32 kind = IS_COMPAT(regs) ? RANGE_UNKNOWN : range_kind(CALL_NUMBER(regs));
+	u64 position = UNKNOWN, length = UNKNOWN, f_pos = 0;
+
+	access->position = 0;
+	access->length = UNKNOWN;
+	/* Kernel threads have the registers of whoever made them. */
+	if (task->flags & PF_WORKERS || !FROM_USER_MODE(regs) || kind == RANGE_UNKNOWN)
+		return false;
+	if ((kind == RANGE_COPY && writes) || !is_file_of(task, file, descriptor(regs, kind, writes)))
+		return false;
+	bpf_probe_read_kernel(&f_pos, sizeof(f_pos), &file->f_pos);
 	if (kind == RANGE_FPOS) {
 		position = f_pos;
 		length = CALL_ARG2(regs);
@@ -482,38 +584,40 @@ static __always_inline void decode_range(struct access *access, struct pt_regs *
 			position = f_pos;
 		length = sum_iovecs(CALL_ARG1(regs), CALL_ARG2(regs));
 	} else if (kind == RANGE_SENDFILE) {
-		position = user_position(CALL_ARG2(regs), f_pos);
+		position = writes ? f_pos : user_position(CALL_ARG2(regs), f_pos);
 		length = CALL_ARG3(regs);
-	} else if (kind == RANGE_SPLICE) {
-		position = user_position(CALL_ARG1(regs), f_pos);
+	} else if (kind == RANGE_SPLICE || kind == RANGE_COPY) {
+		position = user_position(writes ? CALL_ARG3(regs) : CALL_ARG1(regs), f_pos);
 		length = CALL_ARG4(regs);
 	} else if (kind == RANGE_MMAP) {
 		position = CALL_ARG5(regs);
 		length = CALL_ARG1(regs);
 	}
-	if (position == UNKNOWN || position + length < position) {
-		position = 0;
-		length = UNKNOWN;
-	}
+	if (kind != RANGE_MMAP && length != UNKNOWN && length > MAX_MOVED)
+		length = MAX_MOVED;
+	if (position == UNKNOWN || length == UNKNOWN || position + length < position)
+		return false;
 	access->position = position;
 	access->length = length;
+	return true;
 }
 
-/* What the hook returns for an access to a range. size: bytes in the file; nothing waits for what lies behind it. */
-static __always_inline int hold_range(struct access *access, u64 size)
+/* What the hook returns for an access to a range. */
+static __always_inline int hold_range(struct access *access)
 {
-	u64 end = access->length == UNKNOWN ? size : access->position + access->length;
+	u32 tid = bpf_get_current_pid_tgid();
+	struct wait *wait;
 
-	if (end > size)
-		end = size;
-	if (access->position >= end || is_present(access->ino, access->position, end))
-		return 0;
-	return hold(access);
-}
-
-static __always_inline struct pt_regs *current_regs(void)
-{
-	return (struct pt_regs *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+	if (!passes(access)) {
+		if (access->length == UNKNOWN)
+			access->intent = INTENT_WHOLE;
+		return hold(access);
+	}
+	/* The agent may be about to park it for a wait that is over. */
+	wait = waiters.lookup(&tid);
+	if (wait && wait->ino == access->ino && wait->hook == access->hook)
+		waiters.delete(&tid);
+	return 0;
 }
 
 LSM_PROBE(file_permission, struct file *file, int mask, int ret)
@@ -529,17 +633,19 @@ LSM_PROBE(file_permission, struct file *file, int mask, int ret)
 		return 0;
 	access.generation = file->f_inode->i_generation;
 	access.mount = file->mnt;
-	access.intent = mask & MAY_WRITE ? INTENT_WRITE : INTENT_READ;
 	access.hook = HOOK_PERMISSION;
-	decode_range(&access, current_regs(), file->f_pos);
-	return hold_range(&access, file->f_inode->i_size);
+	access.intent = mask & MAY_WRITE ? INTENT_CHANGE : INTENT_READ;
+	/* What else writes may make holes. */
+	if (!decode_range(&access, file, mask & MAY_WRITE) && mask & MAY_WRITE)
+		access.intent = INTENT_WHOLE;
+	return hold_range(&access);
 }
 
 LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags, int ret)
 {
 	struct access access = {};
 	struct inode *inode = 0;
-	u64 size = 0;
+	u32 mode = 0;
 
 	if (ret)
 		return ret;
@@ -548,11 +654,12 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	if (!inode || !read_inode(&access, inode) || !is_ranged(access.ino))
 		return 0;
 	bpf_probe_read_kernel(&access.mount, sizeof(access.mount), &file->mnt);
-	bpf_probe_read_kernel(&size, sizeof(size), &inode->i_size);
-	access.intent = INTENT_READ;
+	bpf_probe_read_kernel(&mode, sizeof(mode), &file->f_mode);
+	/* mprotect(2) asks nobody: who may write at all may do so later. */
+	access.intent = (flags & MAP_KINDS) != MAP_PRIVATE && mode & FMODE_WRITE ? INTENT_MAP : INTENT_READ;
 	access.hook = HOOK_MMAP;
-	decode_range(&access, current_regs(), 0);
-	return hold_range(&access, size);
+	decode_range(&access, file, false);
+	return hold_range(&access);
 }
 
 #ifdef HAVE_FILE_TRUNCATE

@@ -105,11 +105,11 @@ class Run:
     def _to_guarded(self, laying: Laying) -> Interceptor:
         """Whatever the phase in which the last agent ended: a complete catalog and a guard over what is laid."""
         job = self._job
-        interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
+        interceptor = choose(job.options, job.restore_id)
         if job.phase in ("planning", "laying"):
             if interceptor.adopt(self._territory()):
                 interceptor.disarm()
-                interceptor = choose(job.options.interceptor, job.restore_id, job.options.hold)
+                interceptor = choose(job.options, job.restore_id)
             self._lay(laying, interceptor)
             return interceptor
         if job.phase in ("lost", "forgotten"):

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from active_restore.ebpf import abi, maps
-from active_restore.intercept.bpf_lsm import gate_words
-from active_restore.intercept.gates import Gates
+from active_restore.intercept.gates import Gates, gate_words
 from bench.row import Goal, row
 
 if TYPE_CHECKING:

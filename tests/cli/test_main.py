@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.cli import command
-from active_restore.cli.checks.finding import Finding, usable
+from active_restore.cli.checks.finding import PRE_CONTENT, Finding, by_range, usable
 from active_restore.cli.main import expected, main
 from active_restore.cli.parser import build_parser
 from active_restore.control import registry
@@ -210,6 +211,15 @@ def test_doctor_knows_the_unrelated_bcc(tmp_path: Path) -> None:
 def test_what_is_usable(lacking: list[str], interceptors: list[str]) -> None:
     findings = [Finding("x", need not in lacking, need, "", "") for need in ("any", "fanotify", "bpf", "advised")]
     assert usable(findings) == interceptors
+
+
+def test_who_can_do_ranges() -> None:
+    """Pre-content events first, which see every context; else BPF where it works."""
+    bpf, events = Finding("BPF LSM", True, "bpf", "", ""), Finding(PRE_CONTENT, True, "advised", "", "")
+    assert by_range([bpf, events]) == "pre-content events"
+    lacking = dataclasses.replace(events, present=False)
+    assert by_range([bpf, lacking]) == "BPF programs (--interceptor bpf)"
+    assert by_range([dataclasses.replace(bpf, present=False), lacking]) == ""
 
 
 def test_manifest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, cast
 
+from active_restore.config import RestoreOptions
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux import tasks
@@ -30,7 +31,8 @@ class Puppet:
     """One interceptor and what it told."""
 
     def __init__(self, name: str, territory: Territory) -> None:
-        self.interceptor = choose(cast("InterceptorName", name), territory.restore_id)
+        options = RestoreOptions("", territory.root, interceptor=cast("InterceptorName", name))
+        self.interceptor = choose(options, territory.restore_id)
         self.territory = territory
         self.faults: defaultdict[int, list[Fault]] = defaultdict(list)
         self.presences: dict[int, Presence] = {}

@@ -12,6 +12,7 @@ import pytest
 from active_restore.linux import files, handles, tasks
 from active_restore.linux.process import is_alive
 from active_restore.model import Intent
+from tests.kernel.tasks import Task
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ def test_unknown_threads_are_writers() -> None:
         assert tasks.intent(child.pid) is Intent.WRITE
         assert tasks.access_intent(child.pid) is Intent.WRITE
         assert tasks.describe(child.pid).tgid == 0
+
+
+UNHELD = {
+    "plain": ("", False),
+    "blocks": ("import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))", False),
+    "ignores": ("import signal; signal.signal(signal.SIGCONT, signal.SIG_IGN)", False),
+    "handles": ("import signal; signal.signal(signal.SIGCONT, lambda *_: None)", True),
+    "traced": ("import ctypes; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0", True),
+}
+
+
+@pytest.mark.parametrize("kind", UNHELD)
+def test_whom_no_restart_can_hold(kind: str) -> None:
+    code, odd = UNHELD[kind]
+    with Task.python(f"{code}\nprint(flush=True)\nsys.stdin.read()") as task:
+        assert task.line() == b"\n"
+        assert tasks.cannot_restart(task.pid) == odd
+        task.close_input()
 
 
 def test_a_zombie_is_not_alive() -> None:

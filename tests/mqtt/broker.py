@@ -51,6 +51,11 @@ class Mosquitto:
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
+    def program(self) -> str:
+        """Its path."""
+        return shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+
+    @property
     def pid(self) -> int:
         """Of the broker that runs."""
         assert self._child is not None
@@ -58,10 +63,13 @@ class Mosquitto:
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
         with self._log.open("ab") as log:
-            self._child = subprocess.Popen([program, "-c", self._config], stdout=log, stderr=log)
-        wait_until(lambda: _accepts(self.port) and _accepts(self.ws_port), f"mosquitto answers; see {self._log}")
+            self._child = subprocess.Popen([self.program, "-c", self._config], stdout=log, stderr=log)
+        wait_until(self.answers, f"mosquitto answers; see {self._log}")
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        return _accepts(self.port) and _accepts(self.ws_port)
 
     def stop(self) -> None:
         """As a crash would: nobody is told."""

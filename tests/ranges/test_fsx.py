@@ -26,7 +26,9 @@ OPTIONS = ("--ranges", "*", "--range-threshold", "64KiB")
 FSX = str(Path(__file__).with_name("fsx.py"))
 
 
-def fill(tree: Path, dice: random.Random) -> None:
+def fill(tree: Path, dice: random.Random, *, small: bool = False) -> None:
+    """``small``: for a machine whose processor is emulated."""
+
     def make(name: str, size: int) -> None:
         with open(tree / name, "wb") as file:
             while file.tell() < size:
@@ -35,12 +37,12 @@ def fill(tree: Path, dice: random.Random) -> None:
                 file.write(dice.randbytes(min(dice.randint(1, 900_000), size - file.tell())) if file.tell() < size else b"")
             file.truncate(size)
 
-    make("shared", 48 * MIB + 77)
+    make("shared", (6 if small else 48) * MIB + 77)
     for process in range(PROCESSES):
-        for number in range(16):
-            make(f"own-{process}-{number:02}", dice.randint(100_000, 3 * MIB))
+        for number in range(6 if small else 16):
+            make(f"own-{process}-{number:02}", dice.randint(100_000, (1 if small else 3) * MIB))
     # Nobody touches it: the restore does not end before it is told to.
-    make("rest", 64 * MIB)
+    make("rest", (16 if small else 64) * MIB)
 
 
 def begin(rig: Rig, target: Path, seed: int, operations: int) -> list[Task]:
@@ -69,9 +71,14 @@ def from_restic(rig: Rig) -> None:
     rig.env.update(repository.env)
 
 
+def new_seed() -> int:
+    """Another one each time, or the one that is to be repeated."""
+    return int(os.environ.get("ACTIVE_RESTORE_FSX_SEED", "0")) or random.randrange(1 << 30)
+
+
 @pytest.fixture
 def seed() -> int:
-    return int(os.environ.get("ACTIVE_RESTORE_FSX_SEED", "0")) or random.randrange(1 << 30)
+    return new_seed()
 
 
 def test_random_operations(rig: Rig, disk: Disk, target: Path, seed: int) -> None:

@@ -21,7 +21,8 @@ WORKERS = 2
 @dataclass(frozen=True)
 class Disk:
     """``capacity`` in bytes per second. At full load of ours others take ``1 + slows`` times as long, ``noise`` is the standard
-    deviation of the logarithm of what a look says, whoever is there. ``crosses``: at full load so many requests of others meet ours.
+    deviation of the logarithm of what a look says, whoever is there. At our full load ``crosses`` of others'
+    requests meet ours.
     """
 
     capacity: float

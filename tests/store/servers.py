@@ -67,11 +67,15 @@ class RestServer(ThreadingHTTPServer):
         self._links.append(link)
         return link, peer
 
-    def stop(self) -> None:
-        """Stop answering and free the port."""
+    def drop(self) -> None:
+        """End every connection."""
         for link in self._links:
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        """Stop answering and free the port."""
+        self.drop()
         self.shutdown()
         self._thread.join(10)
         self.server_close()

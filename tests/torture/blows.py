@@ -129,6 +129,12 @@ class Prison:
         text = (self._place / ("memory.oom_control" if self._old else "memory.events")).read_text()
         return int(text.split("oom_kill ")[1].split()[0])
 
+    def pressed(self) -> int:
+        """How often its processes met the limit, and had to give back pages or wait until some were written."""
+        if self._old:
+            return int((self._place / "memory.failcnt").read_text())
+        return int((self._place / "memory.events").read_text().split("max ")[1].split()[0])
+
     def __exit__(self, *_: object) -> None:
         wait_until(self._removed, f"{self._place} can be removed")
 

@@ -1,12 +1,19 @@
-"""The OOM killer takes agents, layers and workers: whoever waits is served by the next one, and nobody sees a wrong byte."""
+"""Memory that is too small: the OOM killer takes agents, layers and workers, or all are throttled by somebody's dirty pages.
+
+Whoever waits is served, and nobody sees a wrong byte.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import sys
 from typing import TYPE_CHECKING
 
+from tests.kernel.tasks import Task, run
 from tests.kernel.waiting import wait_until
+from tests.restore.agents import make
 from tests.torture.blows import Prison
 from tests.torture.life import fill
 from tests.torture.users import Crowd
@@ -20,6 +27,16 @@ MIB = 1 << 20
 _FIRST_LIMIT = 20 * MIB
 _STEP = 10 * MIB
 _MAX_STARTS = 60
+_ROOM_BYTES = 224 * MIB
+_FLOOD_MIB = 160
+_FLOOD = """
+import os, sys
+part = os.urandom(1 << 20)
+fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+os.write(1, b'here\\n')
+for number in range(int(sys.argv[1])):
+    os.pwrite(fd, part, number << 20)
+"""
 
 
 def test_too_little_memory(rig: Rig, ext4_target: Path) -> None:
@@ -37,6 +54,30 @@ def test_too_little_memory(rig: Rig, ext4_target: Path) -> None:
         assert prison.killed() > 1, "the kernel killed nobody: the first limit is too high"
         assert list(crowd.wrong()) == []
         rig.assert_clean(ext4_target)
+
+
+def test_dirty_pages_fill_all_memory(rig: Rig, target: Path) -> None:
+    """Agent, tasks and two who write much more than there is memory for share one cgroup: all wait for the disk, and go on."""
+    names = make(rig.tree, 60, 100_000)
+    (rig.tree / "zz-big").write_bytes(os.urandom(24 * MIB))
+    with Prison(f"active-restore-test-{os.getpid()}", _ROOM_BYTES) as prison, contextlib.ExitStack() as stack:
+        rig.way_in = prison.way_in
+        command = rig.restore(target, "--limit", "8MiB/s")
+        argv = (*prison.way_in, sys.executable, "-S", "-E", "-c", _FLOOD, str(_FLOOD_MIB))
+        floods = [stack.enter_context(Task(*argv, target / f"flood{n}")) for n in (1, 2)]
+        assert [task.line() for task in floods] == [b"here\n"] * 2
+        for name in names[::-7]:
+            assert run(*prison.way_in, "cat", target / name) == (rig.tree / name).read_bytes()
+        for task in floods:
+            task.output()
+        assert command.end()[0] == 0
+        assert prison.pressed(), "there was too much room"
+        assert not prison.killed()
+    for number in (1, 2):
+        (target / f"flood{number}").unlink()
+    done = rig.run("verify", rig.source, target, "--extra")
+    assert all("mtime" in line or "NOT equal" in line for line in done.stdout.splitlines()[:2]), done.stdout
+    rig.assert_clean(target)
 
 
 def _until_done(rig: Rig, target: Path, prison: Prison) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kernel.tasks import Task, read, run
+from tests.kernel.waiting import wait_until
+from tests.mqtt.broker import Mosquitto
+from tests.mqtt.ear import Ear
 from tests.restore.agents import kill, make
 from tests.torture.power.recorder import Recorder
 from tests.torture.test_bad_sources import Remote
@@ -17,6 +21,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.kernel.rig import Rig
+
+# Of any name it says that its address is 127.0.0.1, as soon as it has read its file.
+_RESOLVER = """
+import socket
+open(sys.argv[2], 'rb').read()
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+os.write(1, b'answers\\n')
+while True:
+    asked, who = sock.recvfrom(512)
+    end = asked.index(b'\\0', 12) + 5
+    ipv4 = asked[end - 4 : end - 2] == b'\\0\\x01'
+    answer = b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\0\\0\\4\\x7f\\0\\0\\1' if ipv4 else b''
+    sock.sendto(asked[:2] + b'\\x81\\x80\\0\\1\\0' + bytes([ipv4]) + b'\\0\\0\\0\\0' + asked[12:end] + answer, who)
+"""
 
 
 @pytest.mark.parametrize("name", ["ACTIVE_RESTORE_CONFIG", "RESTIC_PASSWORD_FILE", "RESTIC_CACERT"])
@@ -59,6 +78,56 @@ def test_the_reader_of_its_output_waits_for_a_file_itself(held_rig: Rig, ext4_ta
     assert agent.wait(120) == 0
     assert reader.communicate(timeout=120)[0] == b"2000"
     held_rig.verify(ext4_target)
+
+
+def test_broker_whose_files_are_placeholders(held_rig: Rig, ext4_target: Path) -> None:
+    """It waits for the very agent that is to publish by it: the agent does not wait for it, and publishes when it is there."""
+    broker = Mosquitto(held_rig.tree / "broker", f"log_dest file {ext4_target}/broker/log")
+    (held_rig.tree / "broker/log").write_bytes(b"of before the backup\n" * 1000)
+    url = ("--mqtt", f"mqtt://127.0.0.1:{broker.port}")
+    kill(held_rig.hold(ext4_target, *url))
+    with Task(broker.program, "-c", ext4_target / "broker/mosquitto.conf") as service:
+        service.held()
+        command = held_rig.start("resume", ext4_target, *url)
+        command.until("ready")
+        wait_until(broker.answers, "the broker has its files and answers")
+        with Ear(broker.port) as ear:
+            wait_until(lambda: any(heard.kind == "progress" for heard in ear.heard), "the agent publishes")
+        held_rig.finish(command, ext4_target)
+    assert (ext4_target / "broker/log").read_bytes().startswith((held_rig.tree / "broker/log").read_bytes())
+    held_rig.assert_clean(ext4_target)
+
+
+def test_resolver_whose_files_are_placeholders(rig: Rig, ext4_target: Path) -> None:
+    """The source is known by a name that only a service of this machine knows, and that waits for a file of the source.
+
+    With a connection that stands it is served; without one it gets an error in the end, and all goes on with its next start.
+    """
+    remote = Remote(rig.place / "server", rig)
+    address = f"127.{random.SystemRandom().randrange(2, 250)}.7.53"
+    (rig.place / "resolv.conf").write_text(f"nameserver {address}\noptions timeout:1 attempts:1\n")
+    script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    rig.way_in = ("unshare", "--mount", "sh", "-c", script, str(rig.place / "resolv.conf"))
+    rig.source = rig.source.replace("127.0.0.1", "backup.test")
+    try:
+        with Task.python(_RESOLVER, address, "/dev/null") as resolver:
+            assert resolver.line() == b"answers\n"
+            command = rig.restore(ext4_target, "--limit", "1", "--fault-timeout", "5")
+        with Task.python(_RESOLVER, address, ext4_target / "f15") as resolver:
+            assert resolver.line() == b"answers\n"
+            assert read(ext4_target / "f3") == remote.files["f3"]
+        remote.server.drop()
+        with Task.python(_RESOLVER, address, ext4_target / "f16") as resolver:
+            code, _, errors = resolver.finish()
+            assert (code, b"Errno 5" in errors) == (1, True), errors
+        with Task.python(_RESOLVER, address, "/dev/null") as resolver:
+            assert resolver.line() == b"answers\n"
+            rig.finish(command, ext4_target)
+    finally:
+        remote.stop()
+    for name, content in remote.files.items():
+        assert (ext4_target / name).read_bytes() == content
+    rig.assert_clean(ext4_target)
 
 
 def test_fuse_server_whose_file_is_a_placeholder(held_rig: Rig, ext4_target: Path) -> None:

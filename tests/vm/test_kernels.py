@@ -31,8 +31,8 @@ _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 _SHARED = ("tests/intercept/test_contract.py", "tests/restore")
 # Each kernel and each file system once: a boot and its tests take minutes on an emulated processor.
 _SAMPLED = {"6.12": "ext4", "6.1": "xfs"}
-# How often the agent is killed in one test.
-_PASSED_ON = ("ACTIVE_RESTORE_KILLS",)
+# How often the agent is killed in one test; how many operations the exerciser of files by range does, and which.
+_PASSED_ON = ("ACTIVE_RESTORE_KILLS", "ACTIVE_RESTORE_FSX", "ACTIVE_RESTORE_FSX_SEED")
 
 _COLLECT = ("--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.vm.report")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.cli import command
 from active_restore.cli.checks import bpf, kernel, process, target
-from active_restore.cli.checks.finding import Finding, usable
+from active_restore.cli.checks.finding import Finding, by_range, usable
 from active_restore.cli.printers.json_lines import dump
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Check everything; 0 where at least one interceptor could work."""
     place = command.absolute(arguments.target)
     findings = [*process.findings(), *kernel.findings(), *target.findings(place), *bpf.findings(place)]
-    interceptors = usable(findings)
+    interceptors, ranges = usable(findings), by_range(findings)
     if arguments.json:
         for finding in findings:
             print(dump({"event": "capability", **dataclasses.asdict(finding)}))
-        print(dump({"event": "verdict", "interceptors": interceptors}))
+        print(dump({"event": "verdict", "interceptors": interceptors, "ranges": ranges}))
     else:
         for finding in findings:
             _print(finding)
         names = " and ".join(interceptors)
         print(f"a restore can run here, held by {names}" if names else "no restore can run here: see what is missing above")
+        print(f"files by range (--ranges): {f'by {ranges}' if ranges else 'none, tasks wait for whole files'}")
     return 0 if interceptors else 1
 
 

@@ -52,6 +52,8 @@ _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
     "mount": (("mnt_root", "mnt.mnt_root"), ("mnt_id", "mnt_id")),
     "path": _same("mnt", "dentry"),
     "file": (*_same("f_inode", "f_flags", "f_mode", "f_pos"), ("mnt", "f_path.mnt"), ("dentry", "f_path.dentry")),
+    "files_struct": _same("fdt"),
+    "fdtable": _same("max_fds", "fd"),
     "sighand_struct": (("sigcont_handler", f"action[{_SIGCONT - 1}].sa.sa_handler"),),
     "signal_struct": (("live", "live.counter"), ("shared_pending", "shared_pending.signal.sig")),
     "task_struct": (
@@ -62,6 +64,7 @@ _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
         ("start_boottime", "start_boottime"),
         ("signal", "signal"),
         ("sighand", "sighand"),
+        ("files", "files"),
         ("blocked_signals", "blocked.sig"),
         ("pending_signals", "pending.signal.sig"),
     ),

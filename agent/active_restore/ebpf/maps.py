@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _LOOKUP, _UPDATE, _DELETE = 1, 2, 3
-_OBJ_PIN, _OBJ_GET, _INFO = 6, 7, 15
+_CREATE, _OBJ_PIN, _OBJ_GET, _BY_ID, _INFO = 0, 6, 7, 14, 15
 _TAKE, _LOOKUP_BATCH, _UPDATE_BATCH = 21, 24, 26
 _INFO_BYTES = 128
 ANY, NO_EXIST = 0, 1
@@ -39,6 +39,20 @@ def open_pin(path: Path) -> int:
     """A new descriptor of a pinned object; the caller closes it."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0), str(path))
+
+
+_TYPE_ARRAY, _MMAPABLE, _INNER = 2, 1 << 10, 1 << 12
+
+
+def create_words(count: int, name: str) -> int:
+    """A descriptor of a new array of 64-bit words that may be mapped, and be an element of a map of such arrays."""
+    attributes = struct.pack("=7I16s", _TYPE_ARRAY, 4, 8, count, _MMAPABLE | _INNER, 0, 0, name.encode())
+    return bpf(_CREATE, attributes, name)
+
+
+def open_id(number: int) -> int:
+    """A new descriptor of the map with this id; the caller closes it. Raises ``OSError``."""
+    return bpf(_BY_ID, struct.pack("=III", number, 0, 0), f"map {number}")
 
 
 def info(fd: int, what: str) -> bytes:

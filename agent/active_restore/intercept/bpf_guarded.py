@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class GuardedBpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises."""
 
-    def __init__(self, hold: Hold = "ptrace", *, required: bool) -> None:
+    def __init__(self, hold: Hold = "ptrace", *, required: bool, by_range: bool = False) -> None:
         self._required = required
+        self._by_range = by_range
         self._guard = FanotifyInterceptor()
         self._bpf: BpfInterceptor | None = BpfInterceptor(hold=hold, beside=self._beside)
         self._served = itertools.count()
@@ -56,12 +57,20 @@ class GuardedBpfInterceptor:
 
     @property
     def ranges(self) -> str:
-        """The programs hold whole files; what they leave to the guard is held as they are."""
-        return "" if self._bpf is not None else self._guard.ranges
+        """The guard's where its kernel has them: it sees every context. Else those of the programs."""
+        return self._guard.ranges or (self._bpf.ranges if self._bpf is not None else "")
 
     def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
-        """Those of the guard, where it is alone."""
-        return [] if self._bpf is not None else self._guard.hold_ranges(files)
+        """The guard judges who opens them; their accesses are held by whoever sees ranges."""
+        if self._bpf is None:
+            return self._guard.hold_ranges(files)
+        if self._guard.ranges:
+            held = self._guard.hold_ranges(files)
+            self._bpf.settled([row for row, _ in files[: len(held)]])
+            return held
+        if not self._bpf.ranges:
+            return []
+        return self._bpf.hold_ranges(files[: len(self._guard.pass_opens(files))])
 
     def _both(self) -> list[Interceptor]:
         return [self._guard] if self._bpf is None else [self._bpf, self._guard]
@@ -70,6 +79,7 @@ class GuardedBpfInterceptor:
         """The guard first: the programs trust it from their first moment."""
         assert self._bpf is not None
         self._guard.arm(territory)
+        self._bpf.by_range = self._by_range and not self._guard.ranges
         try:
             self._bpf.arm(territory)
         except (CapabilityMissing, TargetError) as error:

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
-from active_restore.intercept import pins
+from active_restore.intercept import bpf_load, pins
+from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.intercept.hold import Holder
-from active_restore.intercept.policy import PolicyMaps
+from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
-from active_restore.intercept.waits import Wait, Waiters, decode
+from active_restore.intercept.waits import Wait, Waiters, decode, row_of
 from active_restore.linux.inode_numbers import InodeNumbers
 from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.process import hurry, is_alive, name_thread
-from active_restore.marker import MARKER, marker_row
 from active_restore.model import Fault, Gate, Task
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _POLL_MS = 100
 _RING_PAGES = 64
-_SPARE_WORDS = 16384
-_INODES_A_WORD_AT_WORST = 32
-_ROWS_UNKNOWN = 10_000_000
-_GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
 
 class Beside(NamedTuple):
@@ -61,17 +57,24 @@ class BpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises.
 
     Tasks that cannot be restarted are left to the guard ``beside``, once there is one. ``hold``: whether a waiting thread
-    spins and is then parked by ptrace, or its whole process is stopped at once, as it is while no agent lives.
+    spins and is then parked by ptrace, or its whole process is stopped at once, as it is while no agent lives. ``by_range``:
+    whether files may be held by range; who opens these is left to the guard, which must know of them, too.
     """
 
     name = "bpf"
     serve_threads = 4
     needs_inode_numbers = True
-    ranges = ""
 
     def __init__(
-        self, ring_pages: int = _RING_PAGES, hold: Hold = "ptrace", beside: Callable[[], Beside] | None = None
+        self,
+        ring_pages: int = _RING_PAGES,
+        hold: Hold = "ptrace",
+        beside: Callable[[], Beside] | None = None,
+        *,
+        by_range: bool = False,
     ) -> None:
+        self.by_range = by_range
+        self._ranged = RangedInodes(None)
         self._ring_pages = ring_pages
         self._hold = hold
         self._beside = beside
@@ -86,29 +89,18 @@ class BpfInterceptor:
     def arm(self, territory: Territory) -> None:
         """Load the programs with no inode guarded."""
         capability.require()
-        claim = pins.Lock(territory)
-        try:
+        with contextlib.ExitStack() as undo:
+            claim = pins.Lock(territory)
+            undo.callback(claim.release)
             path = pins.directory(territory.restore_id)
             if path.is_dir():
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
-            self._load(territory, path)
+            undo.callback(program.unpin, path)  # Nobody would find what nobody serves.
+            bpf_load.load(territory, path, self._ring_pages, by_range=self.by_range)
             self._open(territory, claim, path, is_new=True)
             self._rows.clear()
-        except BaseException:
-            claim.release()
-            raise
+            undo.pop_all()
         self._begin()
-
-    def _load(self, territory: Territory, path: Path) -> None:
-        device = os.stat(territory.root).st_dev
-        defines = {
-            "TARGET_DEV": os.major(device) << 20 | os.minor(device),
-            "GATE_WORDS": gate_words(territory.rows),
-            "EXTENT_WORDS": 1,
-            "RING_PAGES": self._ring_pages,
-            "RANGES": 0,
-        }
-        program.load("gate", program.header_tree(_headers(territory)), path, defines)
 
     def adopt(self, territory: Territory) -> bool:
         """Open the pins; everybody in the map of waiters is reported again."""
@@ -138,6 +130,7 @@ class BpfInterceptor:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(self._rows_path())
+        self._ranged = RangedInodes.pinned(path)
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
         self._holder = Holder(self._lock, self._passes, self._lost, self._forget, self._waiters.order_stop)
@@ -214,9 +207,22 @@ class BpfInterceptor:
         self._holder.watch(wait)
         self._arrived.append(wait)
 
+    @property
+    def ranges(self) -> str:
+        """The programs on read, write and mmap, where they were loaded with these."""
+        return "BPF programs" if self._ranged else ""
+
     def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
-        """None: whole files are held."""
-        return []
+        """An array of the kernel for each; from the moment in which its bit changes opens pass and accesses wait."""
+        held: list[tuple[memoryview, bool]] = []
+        for row, size in files:
+            inode = self._rows.inode(row)
+            if inode is None or (memory := self._ranged.hold(inode, size)) is None:
+                break
+            with self._lock:
+                self._gates.by_range(inode)
+            held.append(memory)
+        return held
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """Whoever reads an event serves it; the next thread reads meanwhile."""
@@ -234,7 +240,7 @@ class BpfInterceptor:
     def _deliver(self, wait: Wait, on_fault: Callable[[Fault], None]) -> None:
         handle = self._numbers.handle(wait.inode, wait.generation)
         try:
-            row = self._row_of(handle)
+            row = row_of(self._numbers, handle, self._territory.marker_prefix)
         except (OSError, ValueError):
             # The disk fails or the marker is broken: refuse, never guess.
             self._refuse(wait.tid, wait.since_ns, errno.EIO)
@@ -243,23 +249,12 @@ class BpfInterceptor:
             # No placeholder, or a copy that somebody made together with the marker.
             self._dismiss(wait)
             return
-        task = Task(wait.tid, wait.tgid, wait.comm)
-        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, wait.patient))
-
-    def _row_of(self, handle: bytes) -> int | None:
-        """The row in the inode's marker; ``None`` where it is no placeholder (a number used again, a settled file)."""
-        try:
-            inode = self._numbers.open(handle)
-            try:
-                value = os.getxattr(f"/proc/self/fd/{inode}", MARKER)
-            finally:
-                os.close(inode)
-        except OSError as error:
-            if error.errno in _GONE:
-                return None
-            raise
-        prefix = self._territory.marker_prefix
-        return marker_row(prefix, value) if value.startswith(prefix) else None
+        treatment = self._policy.of(wait.tid)
+        if treatment is Treatment.REFUSE:
+            self._refuse(wait.tid, wait.since_ns, errno.EAGAIN)
+            return
+        task, patient = Task(wait.tid, wait.tgid, wait.comm), wait.patient or treatment is Treatment.BACKGROUND
+        on_fault(Fault(next(self._tickets), row, handle, wait.intent, task, wait.since_ns, wait.range, patient))
 
     def _dismiss(self, wait: Wait) -> None:
         with self._lock:
@@ -273,8 +268,10 @@ class BpfInterceptor:
         with self._lock:
             for fault in faults:
                 self._holder.unwatch(fault.task.tid, fault.since_ns)
-            if inode is not None:
+            if inode is not None and gate is not Gate.NONE:
                 self._gates.open(inode, gate)
+                if gate is Gate.ALL:
+                    self._ranged.drop([inode])
         for fault in faults:
             self._let_go(fault.task.tid, fault.since_ns)
 
@@ -292,6 +289,7 @@ class BpfInterceptor:
         inodes = self._rows.inodes(rows)
         with self._lock:
             self._gates.open_all(inodes)
+            self._ranged.drop(inodes.tolist())
 
     def _let_go(self, tid: int, since_ns: int) -> None:
         wait = self._waiters.peek(tid)
@@ -345,9 +343,13 @@ class BpfInterceptor:
         """The programs have told."""
         return fault.task
 
-    def leave(self, _: Sequence[int] = ()) -> None:
-        """Parked threads are let go and stopped by the hooks, because nobody is there to spin for."""
+    def leave(self, doubted: Sequence[int] = ()) -> None:
+        """Parked threads are let go and stopped by the hooks, because nobody is there to spin for.
+
+        Whole files that are doubted are held from writers still, and may be filled again.
+        """
         self._quiet()
+        self._ranged.doubt(self._rows.inodes(doubted).tolist())
         self._pins.set_state("STATE_HEARTBEAT", 0)
         self._holder.end()
         self._close()
@@ -368,7 +370,7 @@ class BpfInterceptor:
         self._claim.remove()
         self._close()
         Path(self._rows_path()).unlink(missing_ok=True)
-        shutil.rmtree(_headers(self._territory), ignore_errors=True)
+        shutil.rmtree(bpf_load.headers(self._territory), ignore_errors=True)
 
     def _quiet(self) -> None:
         """End the threads that serve."""
@@ -384,17 +386,9 @@ class BpfInterceptor:
         with self._turn:
             self._ring.close()
         self._rows.close()
+        self._ranged.close()
         self._pins.close()
         self._numbers.close()
         if self._mount is not None:
             self._mount.close()
         self._claim.release()
-
-
-def gate_words(rows: int) -> int:
-    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
-    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
-
-
-def _headers(territory: Territory) -> Path:
-    return Path(territory.run_dir) / "headers"

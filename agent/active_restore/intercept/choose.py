@@ -10,18 +10,18 @@ from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
-    from active_restore.config import Hold, InterceptorName
+    from active_restore.config import RestoreOptions
     from active_restore.intercept.base import Interceptor
 
 
-def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Interceptor:
+def choose(options: RestoreOptions, restore_id: str) -> Interceptor:
     """A new interceptor. Raises ``CapabilityMissing`` where the wanted one cannot be had.
 
     What a dead agent of this restore left decides before anything else: who is held by BPF can only be let go by BPF.
     ``auto`` is fanotify until whole restores have been held by BPF as long and as often as by fanotify.
     """
     is_left = bpffs.pins(restore_id).is_dir()
-    if name != "bpf" and not is_left:
+    if options.interceptor != "bpf" and not is_left:
         return FanotifyInterceptor()
     # Imported where it is wanted: it takes as long as a tenth of a whole start.
     from active_restore.ebpf import capability
@@ -29,7 +29,7 @@ def choose(name: InterceptorName, restore_id: str, hold: Hold = "ptrace") -> Int
 
     if not is_left:
         capability.require()
-    return GuardedBpfInterceptor(hold, required=name == "bpf")
+    return GuardedBpfInterceptor(options.hold, required=options.interceptor == "bpf", by_range=bool(options.ranges))
 
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:

@@ -67,8 +67,7 @@ class FanotifyInterceptor:
         self._passage: PrivateMount | None = None
         self._answered: list[int] = []
         self._leading = threading.Lock()
-        self._led_since = 0.0
-        self._leader = 0
+        self._led_since, self._leader = 0.0, 0
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
@@ -118,14 +117,17 @@ class FanotifyInterceptor:
 
     @property
     def ranges(self) -> str:
-        """Pre-content events, from kernel 6.14."""
+        """Kernel 6.14 and later."""
         return "pre-content events" if self._linked()[0].ledger.mask & fanotify.FAN_PRE_ACCESS else ""
 
     def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
         """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
+        return self.pass_opens(files) if self.ranges else []
+
+    def pass_opens(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+        """The same, whoever it is that holds their accesses."""
         hold = self._linked()[0].ledger.hold_range
-        memories = (hold(row, size) for row, size in (files if self.ranges else ()))
-        return list(itertools.takewhile(bool, memories))  # type: ignore[arg-type]
+        return list(itertools.takewhile(bool, itertools.starmap(hold, files)))  # type: ignore[arg-type]
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
@@ -338,8 +340,7 @@ class FanotifyInterceptor:
 
     def completed(self, rows: Sequence[int]) -> Sequence[int]:
         """The ledger outlives agents."""
-        ledger = self._linked()[0].ledger
-        return [row for row in rows if ledger.was_readable(row)]
+        return list(filter(self._linked()[0].ledger.was_readable, rows))
 
     def settled(self, rows: Sequence[int]) -> None:
         """Nothing to do: the marker is gone or about to go, and it decides."""

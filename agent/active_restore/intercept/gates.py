@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 _WORD_BITS = 64
 _ROW_BYTES = 8
 _MAYBE_BITS = 20
+_SPARE_WORDS = 16384
+_INODES_A_WORD_AT_WORST = 32
+_ROWS_UNKNOWN = 10_000_000
 # Beyond this many bytes for each row given, rows lie too far apart to be written as one block.
 _SPARSE = 64
+
+
+def gate_words(rows: int) -> int:
+    """Room for so many placeholders (0: not known yet). The kernel makes a power of two of buckets (16 bytes each)."""
+    return 1 << (_SPARE_WORDS + (rows or _ROWS_UNKNOWN) // _INODES_A_WORD_AT_WORST - 1).bit_length()
 
 
 class Word(NamedTuple):
@@ -70,6 +78,14 @@ class Gates:
         with self._lock:
             self._clear((inode // _WORD_BITS).to_bytes(8, "little"), ~(1 << inode % _WORD_BITS), gate)
 
+    def by_range(self, inode: int) -> None:
+        """From now on who opens it goes on, and each access waits for its pages."""
+        key, bit = (inode // _WORD_BITS).to_bytes(8, "little"), 1 << inode % _WORD_BITS
+        with self._lock:
+            word = Word(*self._layout.packed.unpack(self._map.get(key) or bytes(self._layout.packed.size)))
+            self._maybe[inode // _WORD_BITS & ((1 << _MAYBE_BITS) - 1)] = True
+            self._map.put(key, self._layout.packed.pack(word.readers & ~bit, word.writers & ~bit, word.ranged | bit))
+
     def _clear(self, key: bytes, mask: int, gate: Gate) -> None:
         there = self._map.get(key)
         if there is None:
@@ -90,12 +106,12 @@ class Gates:
                 self._clear(key.to_bytes(8, "little"), ~bits, Gate.ALL)
 
     def is_closed(self, inode: int, intent: Intent) -> bool:
-        """Whether who wants this would wait."""
+        """Whether who wants this would wait; of a file by range: may have to."""
         there = self._map.get((inode // _WORD_BITS).to_bytes(8, "little"))
         if there is None:
             return False
         word = Word(*self._layout.packed.unpack(there))
-        return bool((word.readers if intent is Intent.READ else word.writers) >> inode % _WORD_BITS & 1)
+        return bool(((word.readers if intent is Intent.READ else word.writers) | word.ranged) >> inode % _WORD_BITS & 1)
 
 
 def _words(inodes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -115,9 +115,11 @@ class Guard:
         if intent not in (Intent.READ, Intent.CHANGE):
             return intent
         try:
-            # Nobody sees which part of it a file system above ours maps.
-            is_whole = mounts.is_behind(event.fd, event.tid)
-        except OSError:
+            # Of a file system above ours nobody sees which range it maps; nor would BPF let this task wait for a range.
+            is_whole = mounts.is_behind(event.fd, event.tid) or (
+                not self._mask & fanotify.FAN_PRE_ACCESS and tasks.cannot_restart(event.tid)
+            )
+        except (OSError, ValueError):
             is_whole = True
         return Intent.WHOLE if is_whole else None
 

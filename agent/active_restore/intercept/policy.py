@@ -74,6 +74,7 @@ class PolicyMaps:
 
     def __init__(self, policy: Policy, commands: Map, cgroups: Map) -> None:
         self._named = _named(policy, "cgroup:")
+        self._judge = Judge(policy)
         self._map = cgroups
         self._known: dict[str, bytes] = {}
         for pinned in (commands, cgroups):
@@ -82,6 +83,10 @@ class PolicyMaps:
         for name, treatment in _named(policy, "command:").items():
             commands.put(os.fsencode(name).ljust(_COMMAND_BYTES, b"\0"), _VALUE.pack(treatment))
         self.refresh()
+
+    def of(self, tid: int) -> Treatment:
+        """How a thread is treated that the kernel side holds, which does not know a cgroup that came a moment ago."""
+        return self._judge.of(tid) if self._named else Treatment.SERVE
 
     def refresh(self) -> None:
         """Look which of the named cgroups are there now."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from active_restore.ebpf import abi
 from active_restore.ebpf.maps import NO_EXIST
+from active_restore.marker import MARKER, marker_row
 from active_restore.model import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from active_restore.ebpf.maps import Map
+    from active_restore.linux.inode_numbers import InodeNumbers
 
 _TID = struct.Struct("=I")
 _ABI = abi.load()
@@ -21,6 +25,7 @@ _WAIT, _ORDER = _ABI.structs["wait"], _ABI.structs["order"]
 _STOP = _ABI.constants["HOLD_STOP"]
 _PATIENT = _ABI.constants["POLICY_BACKGROUND"]
 _UNKNOWN = (1 << 64) - 1
+_GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
 
 
 class Wait(NamedTuple):
@@ -109,3 +114,21 @@ class Waiters:
             waiting = self._waiters.get(key)
             if waiting is None or decode(waiting).since_ns != _ORDER.unpack(raw)["since_ns"]:
                 self._orders.remove(key)
+
+
+def row_of(numbers: InodeNumbers, handle: bytes, prefix: bytes) -> int | None:
+    """The row in an inode's marker; ``None`` where it is no placeholder (a number used again, a settled file).
+
+    Raises ``OSError``, and ``ValueError`` where the marker is broken.
+    """
+    try:
+        inode = numbers.open(handle)
+        try:
+            value = os.getxattr(f"/proc/self/fd/{inode}", MARKER)
+        finally:
+            os.close(inode)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
+    return marker_row(prefix, value) if value.startswith(prefix) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
 
 from active_restore.linux.libc import libc
@@ -95,3 +96,14 @@ def describe(tid: int) -> Task:
 def is_ours(tid: int) -> bool:
     """Whether a thread of this process has this id."""
     return bool(libc.syscall(_SYS_TGKILL, os.getpid(), tid, 0) == 0)
+
+
+def cannot_restart(tid: int) -> bool:
+    """Whether BPF would send this thread away instead of letting it wait: it is traced, handles SIGCONT, or is PID 1.
+
+    Raises ``OSError``. Threads of the kernel are told by ``system_call``.
+    """
+    status = read_proc(f"/proc/{tid}/status")
+    fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
+    handled = int(fields[b"SigCgt"], 16) >> (signal.SIGCONT - 1) & 1
+    return tid == 1 or fields[b"TracerPid"] != b"0" or bool(handled)

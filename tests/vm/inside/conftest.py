@@ -46,3 +46,21 @@ def guarded(session_guard: Guarded) -> Iterator[Guarded]:
     yield session_guard
     session_guard.settle()
     assert session_guard.waiting() == []
+
+
+@pytest.fixture(scope="module")
+def module_guard(request: pytest.FixtureRequest, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """BPF and its guard, for all tests of a module."""
+    from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
+    from tests.vm.inside.territory import Guarded
+
+    interceptor = GuardedBpfInterceptor(required=True)
+    with Guarded(disk / request.module.__name__, tmp_path_factory.mktemp("run"), interceptor) as guarded:
+        yield guarded
+
+
+@pytest.fixture
+def paired(module_guard: Guarded) -> Iterator[Guarded]:
+    """BPF and its guard, with nobody waiting before and after."""
+    yield module_guard
+    module_guard.settle()

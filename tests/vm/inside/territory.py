@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from active_restore.intercept.base import Territory
 from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
-from active_restore.intercept.bpf_lsm import BpfInterceptor
+from active_restore.intercept.bpf_lsm import FIRST_TICKET, BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
 from tests.kernel.waiting import DEADLINE_S
@@ -49,6 +49,12 @@ def state_of(pid: int, tid: int | None = None) -> str:
 def restore_id_of(root: Path) -> str:
     """The restore of a directory."""
     return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+
+
+def load_modules(*names: str) -> None:
+    """Load modules of the kernel, in a machine of ``tests/vm`` from where it keeps them."""
+    place = "/run/modules" if os.path.isdir("/run/modules") else "/"
+    subprocess.run(["modprobe", "-d", place, "-a", *names], check=True)
 
 
 # Whoever is held must not be our own child: wait(2) for a child that we trace, too, returns its ptrace stops.
@@ -168,6 +174,10 @@ class Guarded:
     def of(self, row: int) -> list[Fault]:
         """The faults of a row so far."""
         return [fault for fault in self.faults if fault.row == row]
+
+    def by_guard(self) -> set[bool]:
+        """Whether the faults so far are of the guard beside BPF."""
+        return {fault.ticket < FIRST_TICKET for fault in self.faults}
 
     def fill(self, row: int) -> None:
         """What the engine does: write, make durable, unmark, open the gate, let everybody go."""

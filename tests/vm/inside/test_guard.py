@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.errors import TargetError
 from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
-from active_restore.intercept.bpf_lsm import FIRST_TICKET
-from tests.vm.inside.territory import Child, Guarded, python, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from active_restore.intercept.pins import directory
+from tests.kernel.disks import mounted
+from tests.vm.inside.territory import Child, Guarded, load_modules, python, until
 
 CONTENT = b"what the backup holds\n" * 1000
 
@@ -41,58 +39,40 @@ _IO_URING = """
 """
 
 
-@pytest.fixture(scope="module")
-def module_guard(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """BPF and its guard, for all tests of this module."""
-    with Guarded(disk / "guard", tmp_path_factory.mktemp("run"), GuardedBpfInterceptor(required=True)) as guarded:
-        yield guarded
-
-
-@pytest.fixture
-def guarded(module_guard: Guarded) -> Iterator[Guarded]:
-    """BPF and its guard, with nobody waiting before and after."""
-    yield module_guard
-    module_guard.settle()
-
-
-def _by_guard(guarded: Guarded) -> set[bool]:
-    return {fault.ticket < FIRST_TICKET for fault in guarded.faults}
-
-
-def test_ordinary_task_is_held_by_bpf(guarded: Guarded) -> None:
-    path = guarded.lay_now("plain", CONTENT)
+def test_ordinary_task_is_held_by_bpf(paired: Guarded) -> None:
+    path = paired.lay_now("plain", CONTENT)
     assert Child("cat", path).finish() == CONTENT.decode()
-    assert _by_guard(guarded) == {False}
+    assert paired.by_guard() == {False}
 
 
 @pytest.mark.ci
-def test_traced_task(guarded: Guarded) -> None:
-    path = guarded.lay_now("traced", CONTENT)
+def test_traced_task(paired: Guarded) -> None:
+    path = paired.lay_now("traced", CONTENT)
     assert Child("strace", "-o", "/dev/null", "cat", path).finish() == CONTENT.decode()
-    assert _by_guard(guarded) == {True}
+    assert paired.by_guard() == {True}
 
 
-def test_task_with_a_handler_for_sigcont(guarded: Guarded) -> None:
-    path = guarded.lay_now("handler", CONTENT)
+def test_task_with_a_handler_for_sigcont(paired: Guarded) -> None:
+    path = paired.lay_now("handler", CONTENT)
     code = "import signal, sys; signal.signal(signal.SIGCONT, print); print(len(open(sys.argv[1]).read()))"
     assert python(code, path).finish() == f"{len(CONTENT)}\n"
-    assert _by_guard(guarded) == {True}
+    assert paired.by_guard() == {True}
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("setup_flags", "entry_flags"), [("0", "0"), ("0", "16"), ("2", "0")], ids=["inline", "worker", "kernel thread"]
 )
-def test_io_uring(guarded: Guarded, setup_flags: str, entry_flags: str) -> None:
-    path = guarded.lay_now(f"uring{setup_flags}-{entry_flags}", CONTENT)
+def test_io_uring(paired: Guarded, setup_flags: str, entry_flags: str) -> None:
+    path = paired.lay_now(f"uring{setup_flags}-{entry_flags}", CONTENT)
     assert python(_IO_URING, path, setup_flags, entry_flags).finish() == f"{len(CONTENT)}\n"
-    assert _by_guard(guarded) == {True}
+    assert paired.by_guard() == {True}
 
 
 @pytest.mark.ci
-def test_usermode_helper(guarded: Guarded) -> None:
+def test_usermode_helper(paired: Guarded) -> None:
     """The kernel itself starts the program that takes core dumps."""
-    path = guarded.lay_now("core", b"#!/bin/sh\ncat > /dev/null\ntouch /run/core-was-taken\n", 0o755)
+    path = paired.lay_now("core", b"#!/bin/sh\ncat > /dev/null\ntouch /run/core-was-taken\n", 0o755)
     pattern = Path("/proc/sys/kernel/core_pattern")
     before = pattern.read_text()
     try:
@@ -103,4 +83,21 @@ def test_usermode_helper(guarded: Guarded) -> None:
         pattern.write_text(before)
         with contextlib.suppress(FileNotFoundError):
             os.unlink("/run/core-was-taken")
-    assert _by_guard(guarded) == {True}
+    assert paired.by_guard() == {True}
+
+
+def test_where_inodes_have_no_numbers(tmp_path: Path) -> None:
+    """BPF refuses and leaves nothing; where nobody insists on it, fanotify holds everybody."""
+    load_modules("btrfs")
+    with mounted("btrfs", tmp_path / "disk") as disk:
+        root = disk.mount / "root"
+        refused = Guarded(root, tmp_path)
+        root.mkdir()
+        with pytest.raises(TargetError, match="by number"):
+            refused.interceptor.arm(refused.territory)
+        assert not directory(refused.territory.restore_id).exists()
+        with Guarded(root, tmp_path, GuardedBpfInterceptor(required=False)) as alone:
+            path = alone.lay_now("plain", CONTENT)
+            assert Child("cat", path).finish() == CONTENT.decode()
+            assert alone.interceptor.name == "fanotify"
+        assert not directory(refused.territory.restore_id).exists()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import struct
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from active_restore.ebpf import abi, maps, program
+from active_restore.ebpf import abi, program
 from active_restore.ebpf.ring import Ring
+from active_restore.intercept.bpf_ranges import RangedInodes
+from active_restore.intercept.gates import Gates
 from active_restore.intercept.pins import Pins, directory
 from active_restore.intercept.waits import Wait, Waiters, decode
-from active_restore.model import Intent
+from active_restore.model import Gate, Intent
+from active_restore.presence import Presence
+from tests.cli.machine import ROOT
 from tests.vm.inside.territory import python
 
 if TYPE_CHECKING:
@@ -21,33 +25,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1 << 20
+SIZE = 300 * MIB + 5000
 _BITS = abi.load().structs["gate_word"]
 _RESTORE_ID = "00000000000000aa"
 
 
 class RangeGate:
-    """One file of 8 MiB whose ranges are held; each wait is kept and its range made present."""
+    """One file whose ranges are held; each wait is kept and its range made present."""
 
     def __init__(self, root: Path, run_dir: Path) -> None:
         device = os.stat(root).st_dev
         defines = {
             "TARGET_DEV": os.major(device) << 20 | os.minor(device),
             "GATE_WORDS": 1024,
-            "EXTENT_WORDS": 1024,
             "RING_PAGES": 1,
             "RANGES": 1,
+            "MAP_PAGES": 512,
         }
         pins = directory(_RESTORE_ID)
         program.load("gate", program.header_tree(run_dir), pins, defines)
         self._pins = Pins(pins)
-        self._extents = maps.Map.pinned(pins / "map_extents")
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
-        self.file = root / "ranged"
-        self.file.write_bytes(b"x" * 8 * MIB)
+        (root / "lower").mkdir()
+        self.file = root / "lower" / "ranged"
+        self.file.write_bytes(b"x" * MIB)
+        os.truncate(self.file, SIZE)
         self.inode = self.file.stat().st_ino
-        word = struct.pack("=Q", self.inode // 64)
-        self._pins.maps["gate"].put(word, _BITS.pack(ranged=1 << self.inode % 64))
+        ranged = RangedInodes.pinned(pins)
+        held = ranged.hold(self.inode, SIZE)
+        assert held is not None
+        self.presence = Presence(held[0], SIZE)
+        self._ranged = ranged
+        # Whoever opens it is somebody else's business.
+        self._pins.set_state("STATE_GUARD", os.getpid())
+        self._gates = Gates(self._pins.maps["gate"], _BITS)
+        self._gates.by_range(self.inode)
         self.waits: list[Wait] = []
         self._ending = False
         self._thread = threading.Thread(target=self._serve)
@@ -59,20 +72,32 @@ class RangeGate:
             for event in self._ring.read(100):
                 wait = decode(event)
                 self.waits.append(wait)
-                self._extents.put(struct.pack("=QQ", self.inode, 0), struct.pack("=Q", (1 << 64) - 1))
+                self._fill(wait)
                 self._waiters.forget(*wait.key)
+
+    def _fill(self, wait: Wait) -> None:
+        if wait.intent is not Intent.READ:
+            self.presence.touch()
+        if wait.intent in (Intent.WHOLE, Intent.TRUNCATE):
+            self._gates.open(self.inode, Gate.ALL)
+        first, last = (0, self.presence.pages) if wait.range is None else self.presence.clip(*wait.range)
+        if wait.intent is Intent.MAP:
+            first, last = first - first % 512, last + -last % 512
+        self.presence.add(first, min(last, self.presence.pages))
 
     def forget(self) -> None:
         """Nothing of the file is there any more."""
         self.waits.clear()
-        self._extents.remove(struct.pack("=QQ", self.inode, 0))
+        self.presence.forget()
+        self.presence.describe()
+        self._gates.by_range(self.inode)
 
     def end(self) -> None:
         """Unload."""
         self._ending = True
         self._thread.join()
         self._ring.close()
-        self._extents.close()
+        self._ranged.close()
         self._pins.remove()
         self._pins.close()
 
@@ -96,48 +121,81 @@ _CASES = {
     "read": ("os.lseek(fd, 3 << 20, 0); os.read(fd, 1000)", Intent.READ, (3 * MIB, 1000)),
     "pread": ("os.pread(fd, 500, 5 << 20)", Intent.READ, (5 * MIB, 500)),
     "readv": ("os.lseek(fd, 1 << 20, 0); os.readv(fd, [bytearray(100), bytearray(200)])", Intent.READ, (MIB, 300)),
-    "preadv": ("os.preadv(fd, [bytearray(100)] * 3, 2 << 20)", Intent.READ, (2 * MIB, 300)),
+    "preadv": ("os.preadv(fd, [bytearray(100)] * 30, 2 << 20)", Intent.READ, (2 * MIB, 3000)),
     "preadv2": ("os.preadv(fd, [bytearray(9)], 2 << 20, os.RWF_HIPRI)", Intent.READ, (2 * MIB, 9)),
     "sendfile": ("os.sendfile(out, fd, 4 << 20, 1234)", Intent.READ, (4 * MIB, 1234)),
     "splice": ("os.splice(fd, os.pipe()[1], 4096, offset_src=6 << 20)", Intent.READ, (6 * MIB, 4096)),
     "copy_file_range": ("os.copy_file_range(fd, out, 4096, offset_src=7 << 20)", Intent.READ, (7 * MIB, 4096)),
-    "mmap": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.READ, (MIB, 8192)),
-    "write": ("os.lseek(fd, 1 << 20, 0); os.write(fd, b'y' * 11)", Intent.WRITE, (MIB, 11)),
-    "pwrite": ("os.pwrite(fd, b'y' * 10, 3 << 20)", Intent.WRITE, (3 * MIB, 10)),
-    "pwritev": ("os.pwritev(fd, [b'y' * 10] * 2, 3 << 20)", Intent.WRITE, (3 * MIB, 20)),
+    "mmap": ("mmap.mmap(ro, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.READ, (MIB, 8192)),
+    "private mmap": ("mmap.mmap(fd, 8192, mmap.MAP_PRIVATE, offset=1 << 20)", Intent.READ, (MIB, 8192)),
+    "shared mmap": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.MAP, (MIB, 8192)),
+    "write": ("os.lseek(fd, 1 << 20, 0); os.write(fd, b'y' * 11)", Intent.CHANGE, (MIB, 11)),
+    "pwrite": ("os.pwrite(fd, b'y' * 10, 3 << 20)", Intent.CHANGE, (3 * MIB, 10)),
+    "pwritev": ("os.pwritev(fd, [b'y' * 10] * 2, 3 << 20)", Intent.CHANGE, (3 * MIB, 20)),
+    "sendfile to it": ("os.lseek(fd, 9, 0); os.sendfile(fd, true, 0, 10)", Intent.CHANGE, (9, 10)),
+    "splice to it": ("r, w = os.pipe(); os.write(w, b'n'); os.splice(r, fd, 1, offset_dst=5000)", Intent.CHANGE, (5000, 1)),
+    # Calls that may make holes, and those of which the range is not known.
+    "copy_file_range to it": ("os.write(out, b'123'); os.copy_file_range(out, fd, 3, 0, 5000)", Intent.WHOLE, None),
+    "fallocate": ("os.posix_fallocate(fd, 0, 4096)", Intent.WHOLE, None),
+    "ftruncate": ("os.ftruncate(fd, 300 << 20)", {Intent.WHOLE, Intent.TRUNCATE}, None),
+    "truncate": ("os.truncate(sys.argv[1], 300 << 20)", {Intent.WHOLE, Intent.TRUNCATE}, None),
+    "aio": ("rings.Aio().read(fd, 100, 5000)", Intent.WHOLE, None),
+    "very many buffers": ("os.preadv(fd, [bytearray(1)] * 100, 2 << 20)", Intent.WHOLE, None),
 }
+_CODE = f"""
+import mmap, os, sys
+sys.path.insert(0, {str(ROOT / "tests" / "ranges")!r})
+import rings
+fd, out = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+ro, true = os.open(sys.argv[1], os.O_RDONLY), os.open("/bin/true", os.O_RDONLY)
+"""
 
 
-@pytest.mark.parametrize(("call", "intent", "span"), _CASES.values(), ids=_CASES)
-def test_range_of(gate: RangeGate, disk: Path, call: str, intent: Intent, span: tuple[int, int]) -> None:
-    code = f"""
-        import mmap, os, sys
-        fd, out = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-        {call}
-        print("done")
-    """
-    assert python(code, gate.file, disk / "out").finish() == "done\n"
+@pytest.mark.parametrize(("call", "intents", "span"), _CASES.values(), ids=_CASES)
+def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[Intent], span: tuple[int, int] | None) -> None:
+    assert python(f"{_CODE}\n{call}\nprint('done')", gate.file, disk / "out").finish() == "done\n"
     # A thread may be just reporting itself again when its range is made present.
-    assert {(wait.intent, wait.range) for wait in gate.waits} == {(intent, span)}
-
-
-def test_unknown_call_wants_the_whole_file(gate: RangeGate) -> None:
-    code = "import os, sys; os.posix_fallocate(os.open(sys.argv[1], os.O_RDWR), 0, 4096); print('done')"
-    assert python(code, gate.file).finish() == "done\n"
-    assert {(wait.intent, wait.range is None or wait.range[0] == 0) for wait in gate.waits} == {(Intent.WRITE, True)}
+    waits = {(wait.intent, wait.range) for wait in gate.waits}
+    assert waits in [{(intent, span)} for intent in (intents if isinstance(intents, set) else {intents})]
+    os.truncate(gate.file, SIZE)
 
 
 def test_behind_the_end_nobody_waits(gate: RangeGate) -> None:
-    assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 10, 9 << 20))", gate.file).finish() == "b''\n"
+    assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 10, 400 << 20))", gate.file).finish() == "b''\n"
     assert gate.waits == []
 
 
 def test_what_is_there_is_not_waited_for(gate: RangeGate) -> None:
+    """Single pages, groups of them, and all; and the first writer is told of."""
+    pages = gate.presence.pages
+    gate.presence.add(1000, pages)
     code = """
         import os, sys
-        fd = os.open(sys.argv[1], os.O_RDONLY)
-        for position in range(8): os.pread(fd, 1 << 20, position << 20)
+        fd = os.open(sys.argv[1], os.O_RDWR)
+        for first, last in eval(sys.argv[2]):
+            for piece in range(first, last, 50_000):
+                os.preadv(fd, [bytearray(min(last - piece, 50_000) * 4096)], piece * 4096)
+        os.sendfile(os.memfd_create("x"), fd, 1000 * 4096, 1 << 40)
+        for _ in range(2): os.pwrite(fd, b"n", 2000 * 4096)
+        os.pread(fd, 300 * 4096, 900 * 4096)
         print("done")
     """
-    assert python(code, gate.file).finish() == "done\n"
-    assert {wait.range for wait in gate.waits} == {(0, MIB)}
+    spans = [(1000, 1001), (1000, 1024), (1001, 1280), (1000, 2000), (1023, 1025), (70_000, pages), (1000, pages)]
+    assert python(code, gate.file, repr(spans)).finish() == "done\n"
+    waits = {(wait.intent, wait.range) for wait in gate.waits}
+    assert waits == {(Intent.CHANGE, (2000 * 4096, 1)), (Intent.READ, (900 * 4096, 300 * 4096))}
+
+
+def test_of_a_file_system_above_all_is_wanted(gate: RangeGate, disk: Path) -> None:
+    """Whoever opens the lower file of an overlay may map it, which nobody sees."""
+    for name in ("upper", "work", "merged"):
+        (disk / name).mkdir()
+    subprocess.run(["modprobe", "-d", "/run/modules", "overlay"], check=False)
+    options = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, disk / "merged"], check=True)
+    try:
+        path = disk / "merged" / gate.file.name
+        assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 2, 700_000))", path).finish() == "b'xx'\n"
+    finally:
+        subprocess.run(["umount", disk / "merged"], check=True)
+    assert {(wait.intent, wait.range) for wait in gate.waits} == {(Intent.WHOLE, None)}

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 Need = Literal["any", "fanotify", "bpf", "advised"]
 """Who cannot do without it: every restore, one interceptor, or nobody (it makes things better)."""
 
+PRE_CONTENT = "pre-content events"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -28,3 +30,10 @@ def usable(findings: Sequence[Finding]) -> list[str]:
     """The interceptors that could hold tasks here."""
     lacking = {finding.need for finding in findings if not finding.present}
     return [name for name in ("bpf", "fanotify") if name not in lacking and "any" not in lacking]
+
+
+def by_range(findings: Sequence[Finding]) -> str:
+    """What would let tasks wait for ranges of files (``--ranges``); empty where they wait for whole files."""
+    if any(finding.present for finding in findings if finding.name == PRE_CONTENT):
+        return "pre-content events"
+    return "BPF programs (--interceptor bpf)" if "bpf" in usable(findings) else ""

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from active_restore.cli.checks.finding import Finding
+from active_restore.cli.checks.finding import PRE_CONTENT, Finding
 from active_restore.cli.quantities import size
 from active_restore.control.names import shown
 from active_restore.linux import fanotify
@@ -100,12 +100,12 @@ def _ranges(place: str) -> Finding:
     except OSError as error:
         problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
     return Finding(
-        "pre-content events",
+        PRE_CONTENT,
         not problem,
         "advised",
         problem or "accesses come with their range, files can be restored by range (--ranges)",
-        "without them truncate(2) by path is not held, and tasks wait for all of a large file: --ranges changes nothing",
-        "use kernel 6.14 or newer with ext4, xfs or btrfs",
+        "without them truncate(2) by path is not held, and --ranges needs --interceptor bpf (else tasks wait for whole files)",
+        "use kernel 6.14 or newer with ext4, xfs or btrfs; or --interceptor bpf, where that can be had",
     )
 
 

@@ -10,12 +10,12 @@ import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux import accesses, tasks
+from active_restore.linux.files import largest_folio_bytes
 from active_restore.model import Gate, Intent, Lane
 from active_restore.presence import PAGE_BYTES
 from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
@@ -34,8 +34,6 @@ _THREADS = 8
 _AHEAD_THREADS = 2
 # What is taken for granted of an access that may be a read where somebody has the file open for writing.
 _UNTOLD = {Intent.ACCESS: Intent.CHANGE, Intent.RING: Intent.WRITE}
-_HUGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-_DEFAULT_HUGE_BYTES = 2 << 20
 
 
 class RangeDemand:
@@ -55,7 +53,7 @@ class RangeDemand:
         self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, "ranges-ahead")
         self._ahead_running = 0
         self.wanted_bytes = 0
-        self._huge_pages = _huge_bytes() // PAGE_BYTES
+        self._huge_pages = largest_folio_bytes() // PAGE_BYTES
 
     def on_fault(self, fault: Fault) -> bool:
         """``False`` where this is no file by range, or a fault that needs another answer: the demand lane has it."""
@@ -225,11 +223,3 @@ class RangeDemand:
         """No fault comes any more, and ``stop`` is set: end the threads."""
         self._pool.shutdown()
         self._ahead.shutdown()
-
-
-def _huge_bytes() -> int:
-    """The largest folio of the page cache."""
-    try:
-        return int(_HUGE_PAGE.read_text())
-    except (OSError, ValueError):
-        return _DEFAULT_HUGE_BYTES

@@ -13,8 +13,8 @@ class Load(NamedTuple):
     """What happened since the last look. "Others" are all tasks but ours; stalls are shares of the time, 0 to 1.
 
     ``latency_us`` is the mean of the disk requests of others that ended, ``tail_us`` what one in twenty exceeded; both are
-    0 where that is not known. ``met`` counts those of them that had to do with requests of ours (or, on the disk, what the kernel
-    writes, for whomever). ``demand`` counts tasks that waited for files. ``free_share`` is memory nobody uses.
+    0 where that is not known. ``met`` counts those of them that met requests of ours, or what the
+    kernel writes, for whomever. ``demand`` counts tasks that waited for files. ``free_share`` is memory nobody uses.
     """
 
     seconds: float
