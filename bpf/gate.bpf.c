@@ -427,7 +427,7 @@ static __always_inline bool read_inode(struct access *access, struct inode *inod
 	return dev == TARGET_DEV;
 }
 
-/* truncate(2) opens nothing. */
+/* truncate(2) opens nothing. It keeps what lies before its length: only O_TRUNC wants none of the content. */
 LSM_PROBE(path_truncate, struct path *path, int ret)
 {
 	struct access access = {};
@@ -441,7 +441,7 @@ LSM_PROBE(path_truncate, struct path *path, int ret)
 	bpf_probe_read_kernel(&inode, sizeof(inode), &dentry->d_inode);
 	if (!read_inode(&access, inode) || !(is_held(access.ino, INTENT_WRITE) || is_ranged(access.ino)))
 		return 0;
-	access.intent = INTENT_TRUNCATE;
+	access.intent = is_ranged(access.ino) ? INTENT_WHOLE : INTENT_WRITE;
 	access.length = UNKNOWN;
 	access.hook = HOOK_TRUNCATE;
 	return hold(&access);
@@ -676,7 +676,7 @@ LSM_PROBE(file_truncate, struct file *file, int ret)
 		return 0;
 	access.generation = file->f_inode->i_generation;
 	access.mount = file->mnt;
-	access.intent = INTENT_TRUNCATE;
+	access.intent = INTENT_WHOLE;
 	access.length = UNKNOWN;
 	access.hook = HOOK_FILE_TRUNCATE;
 	return hold(&access);

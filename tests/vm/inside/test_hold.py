@@ -86,7 +86,8 @@ def test_truncate_by_path_waits(guarded: Guarded) -> None:
     row = guarded.lay("cut", CONTENT)
     child = python("import os, sys; os.truncate(sys.argv[1], 10)", guarded.paths[row])
     guarded.faulted(row)
-    assert guarded.of(row)[0].intent is Intent.TRUNCATE
+    # It keeps the beginning.
+    assert guarded.of(row)[0].intent is Intent.WRITE
     assert guarded.paths[row].stat().st_size == len(CONTENT)
     guarded.fill(row)
     assert child.finish() == ""
