@@ -56,10 +56,7 @@ _MAX_WORKERS = 2
 
 
 class Run:
-    """``work`` once; ``stop`` from anywhere; the rest is what ``control.server.Commands`` asks for.
-
-    ``layer`` is needed where nothing is visible yet.
-    """
+    """``work`` once; ``stop`` from anywhere; ``control.server.Commands`` asks for the rest. ``layer``: until all is visible."""
 
     def __init__(self, job: Job, source: Source, layer: LayerProcess | None, reporter: Reporter, started: float) -> None:
         self._job = job
@@ -177,6 +174,8 @@ class Run:
         try:
             return self._go_on(laying, passage, interceptor, lane)
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno != errno.EROFS:
+                shop.settler.fail(error)  # Whoever was told: readers of what is not settled must wait, too.
             if not self._parted:
                 self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
             if isinstance(error, OSError):
@@ -355,8 +354,7 @@ class Run:
     def status(self) -> Status:
         """The state at this moment."""
         options = self._job.options
-        name = self._interceptor.name if self._interceptor else ""
-        seconds = time.monotonic() - self._started
+        name, seconds = self._interceptor.name if self._interceptor else "", time.monotonic() - self._started
         shop, desk, demand, ranges = self._shop, self._desk, self._demand, self._ranges
         if shop is None or desk is None or demand is None or ranges is None:
             return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
