@@ -24,7 +24,7 @@ def progress(**more: Any) -> dict[str, Any]:
     """Half of it is there."""
     fields = {
         "version": 1, "node": "x", "time": 1e9, "phase": "restoring", "seconds": 5.0, "percent": 50.0,
-        "files_total": 1000, "files_done": 500, "bytes_total": 1 << 30, "bytes_done": 1 << 29,
+        "files_total": 1000, "files_done": 500, "bytes_total": 1 << 30, "bytes_done": 1 << 29, "bytes_underway": 0,
         "rate_bytes_per_s": 5.0 * (1 << 20), "eta_s": 102.4,
         "faults": 3, "refused": 0, "waiting": 0, "longest_wait_ms": 12.5, "paused": False, "limit_bytes_per_s": 0,
         "source_unreachable_s": 0.0,
