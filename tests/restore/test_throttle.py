@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def test_a_new_neighbour_is_yielded_to_at_once() -> None:
     looks = machine.run(12)
     assert looks[49].decision.reason == "free"
     assert looks[52].decision.reason == "disk"
-    assert looks[52].decision.rate_bytes_per_s == int(floor(machine.state)) + 1
+    assert looks[52].decision.rate_bytes_per_s == math.ceil(floor(machine.state))
 
 
 def test_short_work_of_others_is_no_use_of_the_disk() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MIN_RATE = 1 << 20
 """Bytes per second that the background always gets, whatever the machine does."""
-_MIN_SHARE = 0.005
+_MIN_SHARE = 0.002
 # Requests per second of others: at the first number somebody may use the disk, below the second nobody does.
 _BUSY_PER_S, _QUIET_PER_S = 40.0, 20.0
 # How many of them wait for it at a time. A log that is written now and then is no use that is worth a slower restore; who is
@@ -90,7 +90,7 @@ def step(state: State, load: Load, workers: int) -> tuple[State, Decision]:
 
 
 def floor(state: State) -> float:
-    """The guaranteed minimum: half a percent of what the background can do alone, and never less than ``MIN_RATE``."""
+    """The guaranteed minimum: a five-hundredth of what the background can do alone, and never less than ``MIN_RATE``."""
     return max(MIN_RATE, state.best * _MIN_SHARE)
 
 

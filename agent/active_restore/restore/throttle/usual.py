@@ -24,7 +24,7 @@ _PLAIN_REQUESTS = 30
 _WORST_FADES = 0.9
 # So many of the requests of others may meet ours, or as many as do at the minimum: then the slowest one in a hundred is not
 # slow because of us. Where many meet what the kernel writes in any case, it writes for others.
-_MOST_MET = 0.005
+_MOST_MET = 0.004
 _MET_ANYWAY = 0.2
 # Clocks and histograms do not know more.
 _LEAST_US = 5.0
