@@ -37,6 +37,7 @@ from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.settings.file import load
 from active_restore.source.open import local_paths
 from active_restore.source.reachable import await_reachable
+from active_restore.standing import Held, Moment, Parts, planning, restoring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -353,37 +354,15 @@ class Run:
 
     def status(self) -> Status:
         """The state at this moment."""
-        options = self._job.options
-        name, seconds = self._interceptor.name if self._interceptor else "", time.monotonic() - self._started
+        held_by = Held(self._interceptor.name, self._interceptor.reason) if self._interceptor else Held()
+        moment = Moment(self._phase, held_by, time.monotonic() - self._started, self._problems)
         shop, desk, demand, ranges = self._shop, self._desk, self._demand, self._ranges
         if shop is None or desk is None or demand is None or ranges is None:
-            return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
-        tally = shop.tally
-        lanes = tally.lanes()
-        by_range = ranges.count()
-        amount = tally.amount(shop.board, by_range.bytes_present)
-        return Status(
-            phase=self._phase,
-            target=options.target,
-            source=options.source,
-            snapshot=options.snapshot,
-            interceptor=name,
-            seconds=seconds,
-            files_total=tally.files_total,
-            bytes_total=tally.bytes_total,
-            files_done=tally.files_done,
-            bytes_done=amount.done,
-            bytes_underway=amount.underway,
-            refused=tally.refused + self._problems,
-            faults=tally.faults,
-            rate_bytes_per_s=amount.rate,
-            eta_s=amount.eta_s,
-            paused=shop.board.paused,
-            limit_bytes_per_s=shop.board.rate_bytes_per_s,
-            source_unreachable_s=desk.unreachable_s,
-            lanes=lanes,
-            waiting=(*demand.waiting(), *ranges.waiting()),
-            ranges=by_range,
+            return planning(self._job.options, moment)
+        return restoring(
+            self._job.options,
+            moment,
+            Parts(shop, desk, demand, ranges),
             predictions=self._predicted.counts() if self._predicted else {},
             throttle=self._ticker.status() if self._ticker else Throttled(),
         )
