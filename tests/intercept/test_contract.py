@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from active_restore.marker import MARKER, marker_prefix, marker_value
+from tests.kernel.disks import KINDS
 from tests.kernel.rig import INTERCEPTORS
 from tests.kernel.tasks import Task, python, refused, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
@@ -86,9 +87,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def root(ext4: Disk) -> Path:
-    place = ext4.mount / f"territory{next(_number)}"
+# fanotify knows no difference; BPF goes by inode numbers and the UUID.
+@pytest.fixture(params=KINDS if "bpf" in INTERCEPTORS else ("ext4",))
+def root(request: pytest.FixtureRequest, disks: Callable[[str], Disk]) -> Path:
+    place = disks(request.param).mount / f"territory{next(_number)}"
     place.mkdir()
     for number in range(8):
         (place / f"f{number}").write_bytes(b"content of %d" % number)

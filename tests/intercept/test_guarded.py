@@ -29,7 +29,7 @@ def test_guard_without_programs_goes_on_alone(territory: Territory) -> None:
     first.leave()
     guarded = GuardedBpfInterceptor(required=True)
     assert guarded.adopt(territory)
-    assert guarded.name == "fanotify"
+    assert (guarded.name, guarded.reason) == ("fanotify", "the last agent left a guard without programs")
     assert not guarded.needs_inode_numbers
     assert guarded.serve_threads == first.serve_threads
     guarded.settled([1, 2, 3])
@@ -50,6 +50,7 @@ def test_programs_that_do_not_load(territory: Territory, monkeypatch: pytest.Mon
     guarded = GuardedBpfInterceptor(required=False)
     guarded.arm(territory)
     assert guarded.name == "fanotify"
+    assert guarded.reason
     _end(guarded, guarded._guard.keeper_pid)
 
 
