@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kernel.rig import MIB, marked
-from tests.kernel.tasks import python, run
+from tests.kernel.tasks import Task, python, run
 from tests.ranges.maps import PAGE, WAYS
 from tests.ranges.readers import READERS
 from tests.ranges.test_reading import OPTIONS, SIZE, make, paused
@@ -58,3 +59,23 @@ def test_what_lies_before_a_mapping_is_not_waited_for(rig: Rig, ext4_target: Pat
             assert view[:] == content[MIB:][:PAGE]
         assert client.status().ranges.bytes_present == SIZE
     rig.finish(command, ext4_target)
+
+
+def test_through_fuse_all_is_wanted(rig: Rig, ext4_target: Path, tmp_path: Path) -> None:
+    """The kernel maps a file for users of a FUSE file system whose server has passed it on; nobody is asked about these."""
+    content = make(rig.tree / "big" / "file")
+    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1")
+    paused(rig, ext4_target)
+    mount = tmp_path / "passing"
+    mount.mkdir()
+    with Task(sys.executable, "-S", "-E", str(MAPS.with_name("passing.py")), ext4_target / "big" / "file", mount) as server:
+        assert server.line() == b"mounted\n", server.finish()
+        try:
+            words = (READERS["mmap"], mount / "file", "5000000", "10000")
+            assert python(*words).decode().strip() == hashlib.sha256(content[5_000_000:5_010_000]).hexdigest()
+        finally:
+            subprocess.run(["umount", mount], check=True)
+        server.output()
+    assert not marked(ext4_target / "big" / "file")
+    rig.finish(command, ext4_target)
+    rig.verify(ext4_target)

@@ -120,7 +120,7 @@ class Guard:
             return intent, None
         try:
             # Of a file system above ours nobody sees which range it maps; nor would BPF let this task wait for a range.
-            is_whole = mounts.is_behind(event.fd, event.tid) or (
+            is_whole = mounts.is_for_others(event.fd, event.tid) or (
                 not self._mask & fanotify.FAN_PRE_ACCESS and tasks.cannot_restart(event.tid)
             )
         except (OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -96,6 +97,19 @@ def describe(tid: int) -> Task:
 def is_ours(tid: int) -> bool:
     """Whether a thread of this process has this id."""
     return bool(libc.syscall(_SYS_TGKILL, os.getpid(), tid, 0) == 0)
+
+
+def has_open(tid: int, what: str) -> bool:
+    """Whether a descriptor of this thread's process leads there, as links in ``/proc/TID/fd`` spell it. Raises ``OSError``."""
+    folder = os.open(f"/proc/{tid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(name, dir_fd=folder) == what:
+                    return True
+    finally:
+        os.close(folder)
+    return False
 
 
 def cannot_restart(tid: int) -> bool:
