@@ -173,12 +173,12 @@ class Catalog:
         found = self._reader().execute("SELECT entries FROM plan").fetchone()
         return int(found[0]) if found else 0
 
-    def add_files(self, files: Iterable[tuple[FileRow, int, int]]) -> None:
+    def add_files(self, files: Iterable[tuple[RawFile, int, int]]) -> None:
         """Placeholders that were laid: ``(file, inode number, place)``; place in the source as ``Source.order_key`` says."""
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO file VALUES(?,?,?,?,?,?,?,?)",
-                ((f.row, f.ref.path, f.ref.size, f.ref.mtime_ns, f.ref.content, f.handle, n, at) for f, n, at in files),
+                ((*raw, inode, place) for raw, inode, place in files),
             )
 
     def inodes(self) -> Iterator[tuple[int, int]]:

@@ -14,15 +14,15 @@ import os
 import shutil
 import stat
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgpack
 
-from active_restore.catalog import FileRow
+from active_restore.catalog import RawFile
 from active_restore.linux.files import open_beneath, private_cwd
 from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER
-from active_restore.model import FileRef, Kind, Node, Problem
+from active_restore.model import Kind, Node, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,11 +45,8 @@ def staging_name(restore_id: str) -> str:
     return STAGING_PREFIX + restore_id
 
 
-class Laid(NamedTuple):
-    """A placeholder that was laid and the inode number that an interceptor may want."""
-
-    file: FileRow
-    inode: int
+# A placeholder that was laid, as it goes into the catalog, and the inode number that an interceptor may want (else 0).
+Laid = tuple[RawFile, int]
 
 
 class Layer:
@@ -139,9 +136,8 @@ class Layer:
         marker = self._prefix + self._pack(row) + self._pack(zlib.crc32(handle))
         os.setxattr(name, MARKER, marker, os.XATTR_CREATE, follow_symlinks=False)
         self._dress(name, node)
-        ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
         inode = os.stat(name, follow_symlinks=False).st_ino if self._inode_numbers else 0
-        return Laid(FileRow(row, ref, handle), inode)
+        return (row, node.path, node.size, node.mtime_ns, node.content, handle), inode
 
     def _dress(self, name: bytes, node: Node) -> None:
         """Owner, mode, xattrs, times, in the order in which none undoes another."""

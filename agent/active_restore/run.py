@@ -22,6 +22,7 @@ from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
 from active_restore.linux.notify import notify
 from active_restore.linux.process import hurry, name_thread
+from active_restore.overview import Parts, filled_in
 from active_restore.predict.lane import PredictedLane
 from active_restore.restore.background import Background, Hooks
 from active_restore.restore.demand import Demand
@@ -29,7 +30,7 @@ from active_restore.restore.desk import Answers, Desk
 from active_restore.restore.finish import sweep
 from active_restore.restore.laying import Laying, Stopped, Telling
 from active_restore.restore.limits import Limits
-from active_restore.restore.progress import Done, Notice, Ready, Refused, Status, Throttled
+from active_restore.restore.progress import Done, Notice, Ready, Refused, Status
 from active_restore.restore.ranges.choose import chosen
 from active_restore.restore.ranges.lane import RangeLane
 from active_restore.restore.shop import Rows, open_shop
@@ -225,8 +226,11 @@ class Run:
         background = self._background = Background(shop, self._source.handover, hooks, workers)
         background.queue.load(self._order)
         servers = [threading.Thread(target=background.run, args=(n,), name=f"worker-{n}") for n in range(workers)]
-        pids, awaited = (lambda: background.pids() + lane.pids()), (lambda: demand.awaited + ranges.awaited)
-        counters = Counters(pids, lambda: shop.tally.faults, awaited)
+        counters = Counters(
+            workers=lambda: background.pids() + lane.pids(),
+            faults=lambda: shop.tally.faults,
+            waiting=lambda: demand.awaited + ranges.awaited,
+        )
         places = [self._job.options.target, *local_paths(self._source.url)]
         scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
         lane.follow(self._job.options.order, self._source)
@@ -353,40 +357,14 @@ class Run:
 
     def status(self) -> Status:
         """The state at this moment."""
+        name = self._interceptor.name if self._interceptor else ""
+        seconds = time.monotonic() - self._started
         options = self._job.options
-        name, seconds = self._interceptor.name if self._interceptor else "", time.monotonic() - self._started
-        shop, desk, demand, ranges = self._shop, self._desk, self._demand, self._ranges
-        if shop is None or desk is None or demand is None or ranges is None:
-            return Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
-        tally = shop.tally
-        lanes = tally.lanes()
-        by_range = ranges.count()
-        amount = tally.amount(shop.board, by_range.bytes_present)
-        return Status(
-            phase=self._phase,
-            target=options.target,
-            source=options.source,
-            snapshot=options.snapshot,
-            interceptor=name,
-            seconds=seconds,
-            files_total=tally.files_total,
-            bytes_total=tally.bytes_total,
-            files_done=tally.files_done,
-            bytes_done=amount.done,
-            bytes_underway=amount.underway,
-            refused=tally.refused + self._problems,
-            faults=tally.faults,
-            rate_bytes_per_s=amount.rate,
-            eta_s=amount.eta_s,
-            paused=shop.board.paused,
-            limit_bytes_per_s=shop.board.rate_bytes_per_s,
-            source_unreachable_s=desk.unreachable_s,
-            lanes=lanes,
-            waiting=(*demand.waiting(), *ranges.waiting()),
-            ranges=by_range,
-            predictions=self._predicted.counts() if self._predicted else {},
-            throttle=self._ticker.status() if self._ticker else Throttled(),
-        )
+        empty = Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
+        if self._shop is None or self._desk is None or self._demand is None or self._ranges is None:
+            return empty
+        parts = Parts(self._shop, self._desk, self._demand, self._ranges, self._predicted, self._ticker)
+        return filled_in(empty, parts, self._problems)
 
 
 def _serve(interceptor: Interceptor, demand: Demand, on_fault: Callable[[Fault], None]) -> None:

@@ -159,13 +159,19 @@ class Guard:
             os.close(number)
 
 
-def answer(group: int, number: int, refusal: int) -> None:
-    """Let the task of an event go on; with an errno as ``refusal`` it fails. An event that is gone is no error."""
+def answer(group: int, number: int, refusal: int) -> bool:
+    """Let the task of an event go on; with an errno as ``refusal`` it fails. An event that is gone is no error.
+
+    ``False`` where we have left the group: the task waits for others.
+    """
     response = fanotify.deny(refusal) if refusal else fanotify.FAN_ALLOW
     try:
         fanotify.respond(group, number, response)
     except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
         if error.errno == errno.EINVAL and refusal:
             # Before 6.13, and for errnos that the kernel does not pass on, a refusal is a plain EPERM.
             with contextlib.suppress(OSError):
                 fanotify.respond(group, number, fanotify.FAN_DENY)
+    return True

@@ -11,8 +11,9 @@ from active_restore.linux.libc import check, libc
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _MAX_BYTES = 128
-_HEADER = struct.Struct("=Ii")
-_HEADER_BYTES = _HEADER.size
+# struct file_handle: handle_bytes, handle_type, and then the handle itself.
+_LENGTH_BYTES = 4
+_HEADER_BYTES = 8
 
 libc.name_to_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
 libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
@@ -23,6 +24,8 @@ class HandleMaker:
 
     def __init__(self) -> None:
         self._buffer = ctypes.create_string_buffer(_HEADER_BYTES + _MAX_BYTES)
+        self._bytes = memoryview(self._buffer).cast("B")
+        self._length = ctypes.c_uint.from_buffer(self._buffer)
         self._address = ctypes.addressof(self._buffer)
         self._mount = ctypes.c_int()
         self._mount_address = ctypes.addressof(self._mount)
@@ -36,11 +39,10 @@ class HandleMaker:
         return self._make(fd, b"", _AT_EMPTY_PATH)
 
     def _make(self, directory: int, name: bytes, flags: int) -> bytes:
-        _HEADER.pack_into(self._buffer, 0, _MAX_BYTES, 0)
+        self._length.value = _MAX_BYTES
         if libc.name_to_handle_at(directory, name, self._address, self._mount_address, flags) < 0:
             check(-1, os.fsdecode(name))
-        length = _HEADER.unpack_from(self._buffer)[0]
-        return ctypes.string_at(self._address + 4, 4 + length)
+        return bytes(self._bytes[_LENGTH_BYTES : _HEADER_BYTES + self._length.value])
 
 
 def open_handle(mount_fd: int, handle: bytes, flags: int) -> int:

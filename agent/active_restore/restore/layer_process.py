@@ -145,10 +145,10 @@ class _Laying:
         self._catalog.add_nodes(
             (entry.row, entry.node, entry.kept) for entry in batch if entry.kept or entry.node.kind is Kind.DIR
         )
-        self._catalog.add_files((item.file, item.inode, places[item.file.row]) for item in laid)
+        self._catalog.add_files((raw, inode, places[raw[0]]) for raw, inode in laid)
         for problem in problems:
             self._catalog.add_problem(problem)
-        return [[(item.file.row, item.inode) for item in laid], *self._told(problems)]
+        return [[(raw[0], inode) for raw, inode in laid], *self._told(problems)]
 
     def _told(self, problems: list[Problem]) -> list[Any]:
         warnings, self._warnings[:] = list(self._warnings), []

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING
 
-from active_restore.catalog import FileRow
 from active_restore.errors import ActiveRestoreError
 from active_restore.linux.files import birth_ns
 from active_restore.linux.handles import HandleMaker
 from active_restore.marker import MARKER, marker_row, marker_value
-from active_restore.model import FileRef, Kind, Problem
+from active_restore.model import Kind, Problem
 from active_restore.restore.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from active_restore.catalog import Catalog
+    from active_restore.catalog import Catalog, RawFile
     from active_restore.model import Node
 
 
@@ -42,6 +42,19 @@ def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int, i
                     value = _marker(entry.path)
                     if value.startswith(prefix):
                         yield from _placeholder(entry, value, prefix, handles.of_name(entry.path))
+
+
+def is_copied(target: str, prefix: bytes) -> bool:
+    """Whether any marker there was made for another inode: a snapshot of btrfs, a copy by cp(1)."""
+    handles = HandleMaker()
+    for folder, _, names in os.walk(os.fsencode(target)):
+        for path in (os.path.join(folder, name) for name in names):
+            value = b"" if os.path.islink(path) else _marker(path)
+            if value.startswith(prefix):
+                with contextlib.suppress(ValueError):
+                    if value != marker_value(prefix, marker_row(prefix, value), handles.of_name(path)):
+                        return True
+    return False
 
 
 def _placeholder(
@@ -89,7 +102,7 @@ def rebuild(
     problems: list[Problem] = []
     root: list[tuple[int, Node, bool]] = []
 
-    def found() -> Iterator[tuple[FileRow, int, int]]:
+    def found() -> Iterator[tuple[RawFile, int, int]]:
         nonlocal rows
         for item in Plan(lambda _: False).number(nodes):
             if isinstance(item, Problem):
@@ -103,8 +116,8 @@ def rebuild(
                 handle, inode, size = marked.pop(row)
                 if node.kind is not Kind.FILE or (not immutable and size not in (-1, node.size)):
                     raise _another_walk(node.path)
-                ref = FileRef(node.path, node.size, node.mtime_ns, node.content)
-                yield FileRow(row, ref, handle), inode, order_key(node.content)
+                raw = (row, node.path, node.size, node.mtime_ns, node.content, handle)
+                yield raw, inode, order_key(node.content)
 
     catalog.add_files(found())
     catalog.add_nodes(root)
