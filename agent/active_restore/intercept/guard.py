@@ -99,7 +99,9 @@ class Guard:
         if self._ledger.is_by_range(row):
             return self._opening_by_range(event) if event.range is None else self._access_by_range(event, row, event.range)
         intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
-        return None if intent is Intent.READ and self._ledger.is_readable(row) else (intent, event.range)
+        if self._ledger.is_readable(row) and (intent is Intent.READ or (event.range is None and _only_reads(event))):
+            return None
+        return intent, event.range
 
     def _access_by_range(self, event: fanotify.Event, row: int, told: tuple[int, int]) -> _Wanted | None:
         """Who reads or writes pages that are there goes on, the first writer excepted."""
@@ -157,6 +159,14 @@ class Guard:
         self._ledger.close_ticket(number)
         with contextlib.suppress(OSError):
             os.close(number)
+
+
+def _only_reads(event: fanotify.Event) -> bool:
+    """Whether an open of which the registers do not tell it (openat2) is for reading.
+
+    Its flags lie in memory that another thread of the task may change; the kernel's count of writers does not.
+    """
+    return accesses.open_intent(event.tid) is Intent.READ and not open_for_writing(event.fd)
 
 
 def answer(group: int, number: int, refusal: int) -> bool:
