@@ -68,6 +68,7 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
 struct access {
+	struct super_block *sb;
 	u64 ino;
 	u64 position;
 	u64 length;
@@ -135,6 +136,15 @@ static __always_inline bool is_passage(struct vfsmount *within)
 		return false;
 	bpf_probe_read_kernel(&id, sizeof(id), (char *)within + MOUNT_ID_FROM_VFSMOUNT);
 	return passage == id + 1ULL;
+}
+
+/* Numbers of devices are given again: another file system may have ours, while no agent lives who would see that. */
+static __always_inline bool is_target(struct super_block *sb)
+{
+	u64 low = read_state(STATE_UUID_LOW), high = read_state(STATE_UUID_HIGH), uuid[2] = {};
+
+	bpf_probe_read_kernel(uuid, sizeof(uuid), &sb->s_uuid);
+	return !(low | high) || (uuid[0] == low && uuid[1] == high);
 }
 
 /* A cgroup's policy covers its descendants; the innermost one that has a policy decides, then the command's name. */
@@ -344,7 +354,7 @@ static __always_inline int hold(struct access *access)
 	u32 tid = id, policy, oddity;
 	bool same;
 
-	if (is_passage(access->mount))
+	if (is_passage(access->mount) || !is_target(access->sb))
 		return 0;
 	/* It would wait for itself. */
 	if (id >> 32 == read_state(STATE_AGENT)) {
@@ -408,6 +418,7 @@ LSM_PROBE(file_open, struct file *file, int ret)
 	if (file->f_mode & FMODE_CREATED)
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.length = UNKNOWN;
 	access.hook = HOOK_OPEN;
@@ -417,11 +428,10 @@ LSM_PROBE(file_open, struct file *file, int ret)
 /* The inode of a pointer that the verifier would trust although it may be null (a direct load oopsed 6.12). */
 static __always_inline bool read_inode(struct access *access, struct inode *inode)
 {
-	struct super_block *sb = 0;
 	u32 dev = 0;
 
-	bpf_probe_read_kernel(&sb, sizeof(sb), &inode->i_sb);
-	bpf_probe_read_kernel(&dev, sizeof(dev), &sb->s_dev);
+	bpf_probe_read_kernel(&access->sb, sizeof(access->sb), &inode->i_sb);
+	bpf_probe_read_kernel(&dev, sizeof(dev), &access->sb->s_dev);
 	bpf_probe_read_kernel(&access->ino, sizeof(access->ino), &inode->i_ino);
 	bpf_probe_read_kernel(&access->generation, sizeof(access->generation), &inode->i_generation);
 	return dev == TARGET_DEV;
@@ -632,6 +642,7 @@ LSM_PROBE(file_permission, struct file *file, int mask, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.hook = HOOK_PERMISSION;
 	access.intent = mask & MAY_WRITE ? INTENT_CHANGE : INTENT_READ;
@@ -675,6 +686,7 @@ LSM_PROBE(file_truncate, struct file *file, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.intent = INTENT_WHOLE;
 	access.length = UNKNOWN;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import os
 import secrets
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from active_restore.control.registry import directory_name
 from active_restore.errors import ActiveRestoreError, Interrupted, NotRunning, TargetError
 from active_restore.intercept.choose import abandon
+from active_restore.linux.bpffs import pins
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.marker import MARKER
@@ -23,6 +25,7 @@ from active_restore.restore import target as targets
 from active_restore.restore.job import Job, load, load_from_target, only_agent
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
+from active_restore.restore.rebuild import is_copied
 from active_restore.settings.file import settings_path
 from active_restore.source.open import local_paths, open_source
 from active_restore.store.turnstile import Turnstile
@@ -126,7 +129,26 @@ def _find_job(name: str, target: str) -> Job:
     try:
         return load(name)
     except NotRunning:
-        return load_from_target(name, target)
+        job = load_from_target(name, target)
+    original = job.options.target
+    return job if original == target else _moved(job, original, target)
+
+
+def _moved(job: Job, original: str, target: str) -> Job:
+    """What is found elsewhere than it was begun: mounted there now, or copied with its file system (a snapshot of LVM).
+
+    Raises ``TargetError`` where the original is not finished: two restores of one id would share what guards them.
+    """
+    unfinished = pins(job.restore_id).is_dir()
+    with contextlib.suppress(NotRunning):
+        unfinished |= load(directory_name(original)).restore_id == job.restore_id
+    if unfinished:
+        raise TargetError(
+            f"{target} is a copy of {original}, which is not restored yet", f"first: active-restore resume {original}"
+        )
+    if is_copied(target, job.marker_prefix):
+        raise TargetError(f"placeholders in {target} are copies, which cannot be filled", "remove it, and restore again")
+    return dataclasses.replace(job, options=dataclasses.replace(job.options, target=target))
 
 
 def _refuse_second(name: str, target: str) -> None:

@@ -7,15 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux.process import is_alive
-from tests.kernel.waiting import wait_until
+from active_restore.marker import MARKER, marker_value
+from active_restore.model import Gate
+from tests.kernel.tasks import Task
+from tests.kernel.waiting import DEADLINE_S, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from active_restore.intercept.base import Territory
     from active_restore.intercept.keepers import Link
+    from active_restore.model import Fault
 
 
 def _end(pid: int) -> None:
@@ -59,3 +66,51 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
     assert second.keeper_pid == standby
     second.disarm()
     wait_until(lambda: not is_alive(standby), "the keeper has ended")
+
+
+@contextlib.contextmanager
+def _heard(interceptor: FanotifyInterceptor) -> Iterator[list[Fault]]:
+    """What it is told, by a thread that ends with the block, whatever happens in it."""
+    faults: list[Fault] = []
+    thread = threading.Thread(target=interceptor.serve, args=(faults.append,), daemon=True)
+    thread.start()
+    try:
+        yield faults
+    finally:
+        interceptor.leave()
+        thread.join(DEADLINE_S)
+
+
+def test_an_answer_that_comes_after_the_farewell_is_none(territory: Territory) -> None:
+    """A thread of an agent that leaves has just filled a file; then the keeper dies: the task waits on, and is not refused."""
+    path = os.path.join(territory.root, "late")
+    with open(path, "wb") as file:
+        file.write(b"content")
+    first, second, last = FanotifyInterceptor(), FanotifyInterceptor(), FanotifyInterceptor()
+    first.arm(territory)
+    first.laid()
+    os.setxattr(path, MARKER, marker_value(territory.marker_prefix, 1))
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.unlink, path)
+        stack.callback(_disarm, last, territory)
+        task = stack.enter_context(Task("cat", path))
+        with _heard(first) as faults:
+            wait_until(lambda: faults, "the fault is told")
+        first.release(1, Gate.READ, faults)
+        keeper, ledger = first.keeper_pid, first._linked()[0].ledger
+        _end(keeper)
+        wait_until(lambda: ledger.keeper not in (0, keeper), "the standby has taken over")
+        assert second.adopt(territory)
+        with _heard(second) as again:
+            wait_until(lambda: again or task.ended(), "it is told again")
+            assert not task.ended(), task.finish()
+            second.release(1, Gate.READ, again)
+            assert task.output() == b"content"
+
+
+def _disarm(interceptor: FanotifyInterceptor, territory: Territory) -> None:
+    """Whoever guards it now."""
+    assert interceptor.adopt(territory)
+    keeper = interceptor.keeper_pid
+    interceptor.disarm()
+    wait_until(lambda: not is_alive(keeper), "the keeper has ended")

@@ -16,9 +16,11 @@ import zstandard
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
+from active_restore.source.restic.keys import open_keys
 from active_restore.source.restic.repository import ResticSource
 from active_restore.source.restic.seal import MasterKeys
 from active_restore.store import location
+from active_restore.store.local import LocalStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,18 +126,31 @@ class Forge:
 
     def key(self, password: str, **changes: Any) -> None:
         """Write a key file that opens quickly."""
-        salt = b"s" * 64
-        secret = hashlib.scrypt(password.encode(), salt=salt, n=16, r=1, p=1, dklen=64)
-        user = MasterKeys(secret[:32], secret[32:48], secret[48:])
-        master = {"mac": {"k": _base64(KEYS.mac_k), "r": _base64(KEYS.mac_r)}, "encrypt": _base64(KEYS.encrypt)}
-        sealed = _base64(seal(json.dumps(master).encode(), user))
-        text = {"kdf": "scrypt", "N": 16, "r": 1, "p": 1, "salt": _base64(salt), "data": sealed} | changes
-        raw = json.dumps(text).encode()
-        (self.root / "keys" / hashlib.sha256(raw).hexdigest()).write_bytes(raw)
+        write_key(self.root, password, KEYS, **changes)
 
     def _listed(self, entry: Entry) -> dict[str, Any]:
         listed = {"id": entry.id.hex(), "type": ("data", "tree")[entry.kind], "offset": entry.offset, "length": entry.length}
         return listed | ({"uncompressed_length": entry.plain_length} if entry.plain_length else {})
+
+
+def write_key(root: Path, password: str, keys: MasterKeys, **changes: Any) -> None:
+    """A key file that opens quickly, whatever else there is."""
+    salt = b"s" * 64
+    secret = hashlib.scrypt(password.encode(), salt=salt, n=16, r=1, p=1, dklen=64)
+    user = MasterKeys(secret[:32], secret[32:48], secret[48:])
+    master = {"mac": {"k": _base64(keys.mac_k), "r": _base64(keys.mac_r)}, "encrypt": _base64(keys.encrypt)}
+    sealed = _base64(seal(json.dumps(master).encode(), user))
+    text = {"kdf": "scrypt", "N": 16, "r": 1, "p": 1, "salt": _base64(salt), "data": sealed} | changes
+    raw = json.dumps(text).encode()
+    (root / "keys" / hashlib.sha256(raw).hexdigest()).write_bytes(raw)
+
+
+def quicken(root: Path, password: str) -> None:
+    """Let a repository that restic made open at once: for tests that open it hundreds of times."""
+    keys = open_keys(LocalStore(str(root)), password.encode())
+    for path in (root / "keys").iterdir():
+        path.unlink()
+    write_key(root, password, keys)
 
 
 def _base64(raw: bytes) -> str:

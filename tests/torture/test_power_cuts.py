@@ -3,7 +3,8 @@
 Each lane records one restore on a disk that notes every write and flush (``power``), then cuts it at seeded moments: right
 behind a flush, or anywhere, with any part of what was not flushed. Every image is mounted; ``resume`` finishes, ``verify``
 finds nothing changed but what the user changed, what the user had synced is there, and no file without a marker has ever
-anything but its content. Now and then the state directory is lost, too; in every second lane it has a disk of its own.
+anything but its content. Now and then the state directory is lost, too; in every second lane it has a disk of its own. The
+source is a directory or a repository of restic.
 
 ``make torture`` goes on for TORTURE_SECONDS; TORTURE_SEED repeats a choice of deeds and cuts (moments are the machine's).
 """
@@ -29,8 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MODULE = "tests.torture.power.lane"
 _CUTS = int(os.environ.get("TORTURE_CUTS", "504"))
-_LANES = [(kind, disks) for disks in (1, 2) for kind in ("ext4", "xfs", "btrfs")]
+_LANES = (
+    ("ext4", 1, "dir"),
+    ("xfs", 1, "restic"),
+    ("btrfs", 1, "dir"),
+    ("ext4", 2, "restic"),
+    ("xfs", 2, "dir"),
+    ("btrfs", 2, "restic"),
+)
 
 
 @pytest.fixture
@@ -82,7 +91,7 @@ def _round(place: Path, seed: int) -> Counter[str]:
     """All lanes side by side; what they counted."""
     cuts = str(-(-_CUTS // len(_LANES)))
     lanes = [
-        Lane(f"{kind}-{disks}", "tests.torture.power.lane", (kind, str(seed * len(_LANES) + number), cuts, str(disks)))
-        for number, (kind, disks) in enumerate(_LANES)
+        Lane(f"{kind}-{disks}", MODULE, (kind, str(seed * len(_LANES) + number), cuts, str(disks), source))
+        for number, (kind, disks, source) in enumerate(_LANES)
     ]
     return side_by_side(lanes, place)

@@ -58,7 +58,7 @@ class FanotifyInterceptor:
     def __init__(self) -> None:
         self._territory: Territory | None = None
         self._link: keepers.Link | None = None
-        self._listener: socket.socket | None = None
+        self.reason = ""
         self._ending = False
         self._ended = threading.Event()
         self._relink = threading.Lock()
@@ -230,8 +230,7 @@ class FanotifyInterceptor:
         with self._relink:
             if self._ending or self._link is not lost:
                 return
-            _, territory = self._linked()
-            if (link := self._find_successor(territory)) is None:
+            if (link := self._find_successor(self._linked()[1])) is None:
                 return
             # Group and ledger are the same objects as before; other threads use the old descriptors right now.
             with self._answering:
@@ -296,10 +295,11 @@ class FanotifyInterceptor:
             # Faults of a keeper that has died are left alone: its successor has reported them again, and may have given
             # their numbers to other events after that was answered.
             numbers = [fault.ticket & _NUMBER for fault in faults if fault.ticket >> _NUMBER_BITS == self._keepers]
-            link, _ = self._linked()
+            link = self._linked()[0]
             for number in numbers:
-                answer(link.group, number, refusal)
-                link.ledger.close_ticket(number)
+                # When we have left already, the ledger must go on saying that the task waits.
+                if answer(link.group, number, refusal):
+                    link.ledger.close_ticket(number)
             self._answered.extend(numbers)
         if threading.get_ident() != self._leader:
             self._tell_answered()

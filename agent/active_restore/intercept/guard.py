@@ -94,7 +94,9 @@ class Guard:
         if self._ledger.is_by_range(row):
             return self._intent_by_range(event, row)
         intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
-        return None if intent is Intent.READ and self._ledger.is_readable(row) else intent
+        if self._ledger.is_readable(row) and (intent is Intent.READ or (event.range is None and _only_reads(event))):
+            return None
+        return intent
 
     def _intent_by_range(self, event: fanotify.Event, row: int) -> Intent | None:
         """Who opens such a file goes on; who reads or writes pages that are there goes on, too, the first writer excepted."""
@@ -155,13 +157,27 @@ class Guard:
             os.close(number)
 
 
-def answer(group: int, number: int, refusal: int) -> None:
-    """Let the task of an event go on; with an errno as ``refusal`` it fails. An event that is gone is no error."""
+def _only_reads(event: fanotify.Event) -> bool:
+    """Whether an open of which the registers do not tell it (openat2) is for reading.
+
+    Its flags lie in memory that another thread of the task may change; the kernel's count of writers does not.
+    """
+    return accesses.open_intent(event.tid) is Intent.READ and not open_for_writing(event.fd)
+
+
+def answer(group: int, number: int, refusal: int) -> bool:
+    """Let the task of an event go on; with an errno as ``refusal`` it fails. An event that is gone is no error.
+
+    ``False`` where we have left the group: the task waits for others.
+    """
     response = fanotify.deny(refusal) if refusal else fanotify.FAN_ALLOW
     try:
         fanotify.respond(group, number, response)
     except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
         if error.errno == errno.EINVAL and refusal:
             # Before 6.13, and for errnos that the kernel does not pass on, a refusal is a plain EPERM.
             with contextlib.suppress(OSError):
                 fanotify.respond(group, number, fanotify.FAN_DENY)
+    return True

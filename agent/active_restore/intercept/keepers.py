@@ -20,6 +20,13 @@ _START_SECONDS = 60
 _ANSWER_SECONDS = 5
 
 
+class _Connection(socket.socket):
+    """Closed by whoever lets go of it last: another thread may be about to use it, and must not meet a number used anew."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Link(NamedTuple):
     """A connection to a keeper: its socket, descriptors of the group and of the listening socket, ledger, process id."""
 
@@ -108,7 +115,7 @@ def listen(run_dir: str) -> socket.socket:
 
 
 def _dial(run_dir: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    sock = _Connection(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     sock.settimeout(_ANSWER_SECONDS)
     try:
         sock.connect(str(Path(run_dir) / wire.SOCKET_NAME))

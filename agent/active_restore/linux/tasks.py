@@ -16,7 +16,7 @@ _LOOKS_IN_A_ROW = 200
 _LOOKS = 700
 _PAUSE_SECONDS = 0.001
 # System call number -> position of the open flags among its arguments; None: opens for reading (exec).
-# openat2 is left out on purpose: its flags lie in memory that another thread of the task may change.
+# openat2 is left out on purpose: its flags lie in memory that another thread of the task may change (see the guard).
 _X86_64: dict[int, int | None] = {2: 1, 257: 2, 304: 2, 59: None, 322: None}
 _AARCH64: dict[int, int | None] = {56: 2, 265: 2, 221: None, 281: None}
 # truncate(2) of x86-64, of 32-bit tasks (truncate, truncate64) and of arm64.

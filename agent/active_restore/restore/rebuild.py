@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING
@@ -41,6 +42,19 @@ def marked_rows(target: str, prefix: bytes) -> Iterator[tuple[int, bytes, int, i
                     value = _marker(entry.path)
                     if value.startswith(prefix):
                         yield from _placeholder(entry, value, prefix, handles.of_name(entry.path))
+
+
+def is_copied(target: str, prefix: bytes) -> bool:
+    """Whether any marker there was made for another inode: a snapshot of btrfs, a copy by cp(1)."""
+    handles = HandleMaker()
+    for folder, _, names in os.walk(os.fsencode(target)):
+        for path in (os.path.join(folder, name) for name in names):
+            value = b"" if os.path.islink(path) else _marker(path)
+            if value.startswith(prefix):
+                with contextlib.suppress(ValueError):
+                    if value != marker_value(prefix, marker_row(prefix, value), handles.of_name(path)):
+                        return True
+    return False
 
 
 def _placeholder(

@@ -1,7 +1,7 @@
 """One file system through one recorded restore and then through many power cuts: ``python -m tests.torture.power.lane``.
 
-Words: kind of file system, seed, number of cuts, how many disks (2: the state has one of its own), a directory to work in. It
-prints a line for each cut and ends with 1 at the first that breaks a promise.
+Words: kind of file system, seed, number of cuts, how many disks (2: the state has one of its own), kind of source (dir or
+restic), a directory to work in. It prints a line for each cut and ends with 1 at the first that breaks a promise.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from active_restore.marker import MARKER
 from active_restore.placeholder import STAGING_PREFIX
 from active_restore.source import manifest
-from tests.kernel.rig import traces
+from tests.kernel.rig import INTERCEPTORS, traces
 from tests.kernel.tasks import Task
 from tests.kernel.waiting import wait_until
+from tests.source import forge
+from tests.source.repositories import PASSWORD, Repository
 from tests.torture import warm
 from tests.torture.power.deeds import Chain, Deeds, difference, matches
 from tests.torture.power.journal import Images, Journal, copy_sparse
@@ -99,7 +101,6 @@ def fill(tree: Path) -> None:
     (tree / "zz-last").touch()
     for path in (*tree.rglob("*"), tree):
         os.utime(path, ns=(_OLD_NS, _OLD_NS), follow_symlinks=False)
-    manifest.create(str(tree))
 
 
 def _text(dice: random.Random, size: int) -> bytes:
@@ -110,7 +111,7 @@ def _text(dice: random.Random, size: int) -> bytes:
 class Lane:
     """See above; everything lies below ``place``."""
 
-    def __init__(self, kind: str, seed: int, place: Path, disks: int) -> None:
+    def __init__(self, kind: str, seed: int, place: Path, disks: int, source: str) -> None:
         self._kind = kind
         self._dice = random.Random(seed)
         self._place = place
@@ -130,6 +131,7 @@ class Lane:
         for folder in (self.tree, *self._mounts):
             folder.mkdir()
         fill(self.tree)
+        self._source = _restic(self.tree, place / "repository", self._env) if source == "restic" else _folder(self.tree)
         self._files = {path.relative_to(self.tree) for path in self.tree.rglob("*") if path.is_file() and not path.is_symlink()}
         self._files.discard(Path(manifest.NAME))
         self.deeds = Deeds(self.tree, self._dice, place)
@@ -155,7 +157,7 @@ class Lane:
         self._sync(self.target.parent)
         self._first = recorder.position()
         rate = self._dice.choice(("2MiB/s", "3MiB/s", "5MiB/s"))
-        words = ["restore", f"dir:{self.tree}", str(self.target), "--limit", rate, "--json"]
+        words = ["restore", *self._source, str(self.target), "--limit", rate, "--interceptor", INTERCEPTORS[0], "--json"]
         out, err = self._outputs("restore")
         with out.open("wb") as said, err.open("wb") as complained:
             agent = warm.start(words, self._env, said.fileno(), complained.fileno())
@@ -218,7 +220,7 @@ class Lane:
         if code == _UNKNOWN and not self._visible():
             phase += ", begun again"
             self.counts["begun again"] += 1
-            code = self._run("restore", f"dir:{self.tree}", str(self.target), "--json")
+            code = self._run("restore", *self._source, str(self.target), "--json")
         if code != _UNKNOWN:
             self._expect(code, 0, phase)
         self._look(position, after=True)
@@ -275,7 +277,7 @@ class Lane:
 
     def _verify(self, position: int) -> None:
         """Our own word on it: nothing differs but what a user may have touched."""
-        code = self._run("verify", f"dir:{self.tree}", str(self.target), "--json", "--extra")
+        code = self._run("verify", *self._source, str(self.target), "--json", "--extra")
         touched = {name for chain in self.deeds.begun(position) for name in chain.names()}
         folders = {os.path.dirname(name) for name in touched}
         for event in self._said("verify"):
@@ -299,6 +301,22 @@ class Lane:
         if code != expected:
             said = {path.name: path.read_text()[-1500:] for path in self._place.glob("*.err")}
             raise Broken(f"{what}: exit code {code}; {said}")
+
+
+def _folder(tree: Path) -> tuple[str, ...]:
+    """The tree as a source."""
+    manifest.create(str(tree))
+    return (f"dir:{tree}",)
+
+
+def _restic(tree: Path, repository: Path, env: dict[str, str]) -> tuple[str, ...]:
+    """The same, backed up by restic; ``env`` gets the password."""
+    env["RESTIC_PASSWORD"] = PASSWORD
+    made = Repository(str(repository), {"RESTIC_PASSWORD": PASSWORD})
+    made.restic("init")
+    forge.quicken(repository, PASSWORD)
+    made.restic("backup", str(tree))
+    return (made.spec, "--snapshot", f"latest:{tree}")
 
 
 @contextlib.contextmanager
@@ -334,8 +352,8 @@ def _unmounted(mount: Path) -> bool:
 
 def main(arguments: list[str]) -> int:
     """See above."""
-    kind, seed, cuts, disks, place = arguments
-    lane = Lane(kind, int(seed), Path(place), int(disks))
+    kind, seed, cuts, disks, source, place = arguments
+    lane = Lane(kind, int(seed), Path(place), int(disks), source)
     journal = lane.record()
     print(f"{len(journal.entries)} records, {len(journal.flushes())} flushes", flush=True)
     try:

@@ -1,0 +1,79 @@
+"""Snapshots of the disk below a half-restored target (LVM, a storage array): what they hold, and how they are finished.
+
+A copy of the image while the file system is frozen is what such a snapshot is; tests/vm/inside/test_lvm.py takes real ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.disks import MIB, mounted, unmount_for_good
+from tests.kernel.rig import marked
+from tests.kernel.tasks import Task, read, run
+from tests.restore.agents import make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.kernel.disks import Disk
+    from tests.kernel.rig import Rig
+
+_NEED_OPTIONS = {"ext4": "loop", "xfs": "loop,nouuid"}
+_REFUSED = 16
+
+
+@pytest.mark.parametrize("kind", _NEED_OPTIONS)
+def test_snapshot_of_the_disk(held_rig: Rig, kind: str) -> None:
+    """The restore goes on; the snapshot is finished by ``resume`` once the original is, and not before."""
+    first, second, third, *_ = make(held_rig.tree, 30, 200_000)
+    copy, mount = held_rig.place / "copy", held_rig.place / "snapshot"
+    mount.mkdir()
+    with mounted(kind, held_rig.place / "disk", 512 * MIB) as disk, contextlib.ExitStack() as stack:
+        target = disk.mount / "t"
+        command = held_rig.hold(target)
+        assert read(target / first) == (held_rig.tree / first).read_bytes()
+        run("fsfreeze", "--freeze", disk.mount)
+        try:
+            with Task("cat", target / second) as task:
+                task.held()
+                run("cp", "--sparse=always", held_rig.place / "disk" / f"{kind}.img", copy)
+                run("fsfreeze", "--unfreeze", disk.mount)
+                assert task.output() == (held_rig.tree / second).read_bytes()
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", disk.mount], check=False, capture_output=True)
+        run("mount", "-o", _NEED_OPTIONS[kind], copy, mount)
+        stack.callback(unmount_for_good, mount)
+        inside = mount / "t"
+        assert (inside / first).read_bytes() == (held_rig.tree / first).read_bytes()
+        assert all(marked(inside / name) for name in (second, third))
+        done = held_rig.run("resume", inside)
+        assert (done.returncode, "is a copy of" in done.stderr) == (_REFUSED, True), done.stderr
+        held_rig.finish(command, target)
+        held_rig.verify(target)
+        again = held_rig.resume(inside)
+        assert read(inside / second) == (held_rig.tree / second).read_bytes()
+        held_rig.finish(again, inside)
+        held_rig.verify(inside)
+
+
+def test_snapshot_of_btrfs_is_not_finished(held_rig: Rig, disks: Callable[[str], Disk]) -> None:
+    """Its placeholders cannot be told from what a user has copied: ``resume`` refuses it, also when the original is there."""
+    first, *_ = make(held_rig.tree)
+    disk = disks("btrfs")
+    target, snapshot = disk.mount / "original", disk.mount / "snapshot"
+    command = held_rig.hold(target)
+    run("btrfs", "-q", "subvolume", "snapshot", disk.mount, snapshot)
+    try:
+        for word in ("is a copy of", "are copies"):
+            done = held_rig.run("resume", snapshot / "original")
+            assert (done.returncode, word in done.stderr) == (_REFUSED, True), done.stderr
+            assert marked(snapshot / "original" / first)
+            if not command.ended():
+                held_rig.finish(command, target)
+    finally:
+        run("btrfs", "-q", "subvolume", "delete", snapshot)
+    held_rig.verify(target)
