@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from active_restore.predict.opens import BpfOpens, FanotifyOpens
 from bench.disk import quiet
 from bench.hooks import Hooks
 from bench.row import Goal, row
+from bench.rows import registration
 from bench.table import show
 from tests.vm.inside.territory import Guarded
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 _DISK = Path("/run/disk/ext4")
 _FILES, _PASSES, _ROUNDS = 1000, 5, 9
 _FAULTS = 40
-_WAITS_MS = (0.5, 1, 2, 5, 20, 100)
+_WAITS_MS = (0.5, 1, 2, 3, 5, 10, 20, 100)
 _HOOK_GOAL = Goal("ours/peer", "<=", 1.10)
 _RECORDING_GOAL = Goal("ours/peer", "<=", 1.05)
 # Absolute paths need no directory to start from.
@@ -210,6 +212,9 @@ def parking(place: Path, program: Path) -> Iterator[Row]:
                     used.setdefault((parks, milliseconds), []).append(taken)
         waiter.end()
     hold._PARK_AFTER_NS = before
+    middle = {how: statistics.median(taken) for how, taken in used.items()}
+    pays = [milliseconds for milliseconds in _WAITS_MS if middle[True, milliseconds] < middle[False, milliseconds]]
+    print(f"  parking pays for waits of {min(pays, default=math.inf):g} ms and more", file=sys.stderr, flush=True)
     for milliseconds in _WAITS_MS:
         name = f"processor time for a wait of {milliseconds:g} ms, parked"
         yield row(name, "us", used[True, milliseconds], ("spinning", used[False, milliseconds]))
@@ -246,6 +251,7 @@ def main() -> None:
             recording(opens),
             faults(place, waiter),
             parking(place, waiter),
+            registration.measured(1_000_000, 1),
         )
         for part in parts:
             rows += part

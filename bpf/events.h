@@ -27,7 +27,8 @@ enum policy { POLICY_NONE = 0, POLICY_EXEMPT = 1, POLICY_BACKGROUND = 2, POLICY_
  * HEARTBEAT: CLOCK_MONOTONIC ns of the last sign of life. GUARD: thread group that holds the fanotify guard, or 0.
  * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives.
  * AGENT: thread group of the agent, or 0. PASSAGE: 1 + id of the mount through which nobody is held, or 0; it ends with
- * the agent, as the mount may do, and its id be given to another. */
+ * the agent, as the mount may do, and its id be given to another. DEVICE, UUID_LOW, UUID_HIGH: of the target's file system
+ * when the programs were loaded; two zeros as its UUID: not known. */
 enum state {
 	STATE_HEARTBEAT = 0,
 	STATE_GUARD = 1,
@@ -35,7 +36,10 @@ enum state {
 	STATE_HOLD = 3,
 	STATE_AGENT = 4,
 	STATE_PASSAGE = 5,
-	STATE_SLOTS = 6,
+	STATE_DEVICE = 6,
+	STATE_UUID_LOW = 7,
+	STATE_UUID_HIGH = 8,
+	STATE_SLOTS = 9,
 };
 
 /* Slots of the array "counts": everything that was lost, refused or passed on, by reason. */

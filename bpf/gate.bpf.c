@@ -3,8 +3,7 @@
  * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
  * the inode is open, so that a waiting task holds no kernel lock.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1), MAP_PAGES (pages of the
- * largest folio, a power of two).
+ * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1).
  */
 #include <kernel.h>
 #include <arch.h>
@@ -65,9 +64,11 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define MAX_IOVECS 64
 #define ASK_AGAIN_NS 100000000ULL
 #define UNKNOWN (~0ULL)
+#define TO_THE_END (1ULL << 62)
 #define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
 struct access {
+	struct super_block *sb;
 	u64 ino;
 	u64 position;
 	u64 length;
@@ -135,6 +136,15 @@ static __always_inline bool is_passage(struct vfsmount *within)
 		return false;
 	bpf_probe_read_kernel(&id, sizeof(id), (char *)within + MOUNT_ID_FROM_VFSMOUNT);
 	return passage == id + 1ULL;
+}
+
+/* Numbers of devices are given again: another file system may have ours, while no agent lives who would see that. */
+static __always_inline bool is_target(struct super_block *sb)
+{
+	u64 low = read_state(STATE_UUID_LOW), high = read_state(STATE_UUID_HIGH), uuid[2] = {};
+
+	bpf_probe_read_kernel(uuid, sizeof(uuid), &sb->s_uuid);
+	return !(low | high) || (uuid[0] == low && uuid[1] == high);
 }
 
 /* A cgroup's policy covers its descendants; the innermost one that has a policy decides, then the command's name. */
@@ -344,7 +354,7 @@ static __always_inline int hold(struct access *access)
 	u32 tid = id, policy, oddity;
 	bool same;
 
-	if (is_passage(access->mount))
+	if (is_passage(access->mount) || !is_target(access->sb))
 		return 0;
 	/* It would wait for itself. */
 	if (id >> 32 == read_state(STATE_AGENT)) {
@@ -408,6 +418,7 @@ LSM_PROBE(file_open, struct file *file, int ret)
 	if (file->f_mode & FMODE_CREATED)
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.length = UNKNOWN;
 	access.hook = HOOK_OPEN;
@@ -417,11 +428,10 @@ LSM_PROBE(file_open, struct file *file, int ret)
 /* The inode of a pointer that the verifier would trust although it may be null (a direct load oopsed 6.12). */
 static __always_inline bool read_inode(struct access *access, struct inode *inode)
 {
-	struct super_block *sb = 0;
 	u32 dev = 0;
 
-	bpf_probe_read_kernel(&sb, sizeof(sb), &inode->i_sb);
-	bpf_probe_read_kernel(&dev, sizeof(dev), &sb->s_dev);
+	bpf_probe_read_kernel(&access->sb, sizeof(access->sb), &inode->i_sb);
+	bpf_probe_read_kernel(&dev, sizeof(dev), &access->sb->s_dev);
 	bpf_probe_read_kernel(&access->ino, sizeof(access->ino), &inode->i_ino);
 	bpf_probe_read_kernel(&access->generation, sizeof(access->generation), &inode->i_generation);
 	return dev == TARGET_DEV;
@@ -489,11 +499,6 @@ static __always_inline bool passes(struct access *access)
 		return false;
 	first = access->position >> PAGE_SHIFT;
 	last = access->length == UNKNOWN ? pages : (access->position + access->length + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT;
-	if (access->intent == INTENT_MAP) {
-		/* A store dirties its folio as a whole: none of its pages may be missing. */
-		first &= ~(MAP_PAGES - 1ULL);
-		last = (last + MAP_PAGES - 1) & ~(MAP_PAGES - 1ULL);
-	}
 	if (last > pages)
 		last = pages;
 	return first >= last || is_present(words, first, last);
@@ -632,6 +637,7 @@ LSM_PROBE(file_permission, struct file *file, int mask, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.hook = HOOK_PERMISSION;
 	access.intent = mask & MAY_WRITE ? INTENT_CHANGE : INTENT_READ;
@@ -658,7 +664,12 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	/* mprotect(2) asks nobody: who may write at all may do so later. */
 	access.intent = (flags & MAP_KINDS) != MAP_PRIVATE && mode & FMODE_WRITE ? INTENT_MAP : INTENT_READ;
 	access.hook = HOOK_MMAP;
-	decode_range(&access, file, false);
+	/* All that it may ever show: no hook sees mremap(2), which makes it longer, and remap_file_pages(2), which moves one that is
+	 * shared and writable to any place of the file. */
+	if (decode_range(&access, file, false))
+		access.length = TO_THE_END;
+	if (access.intent == INTENT_MAP)
+		access.position = 0;
 	return hold_range(&access);
 }
 
@@ -675,6 +686,7 @@ LSM_PROBE(file_truncate, struct file *file, int ret)
 	if (!is_ranged(access.ino))
 		return 0;
 	access.generation = file->f_inode->i_generation;
+	access.sb = file->f_inode->i_sb;
 	access.mount = file->mnt;
 	access.intent = INTENT_WHOLE;
 	access.length = UNKNOWN;

@@ -357,10 +357,11 @@ class Run:
 
     def status(self) -> Status:
         """The state at this moment."""
-        name = self._interceptor.name if self._interceptor else ""
+        held = self._interceptor
+        name, reason = (held.name, held.reason) if held else ("", "")
         seconds = time.monotonic() - self._started
         options = self._job.options
-        empty = Status(self._phase, options.target, options.source, options.snapshot, name, seconds)
+        empty = Status(self._phase, options.target, options.source, options.snapshot, name, seconds, interceptor_reason=reason)
         if self._shop is None or self._desk is None or self._demand is None or self._ranges is None:
             return empty
         parts = Parts(self._shop, self._desk, self._demand, self._ranges, self._predicted, self._ticker)

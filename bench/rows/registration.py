@@ -26,11 +26,16 @@ _BITS_BYTES = 1 / 8
 
 
 def measure(rig: Rig) -> Iterator[Row]:
-    """Dense inode numbers, as a file system gives them to a whole restore."""
-    for count in (rig.scale.blobs, 10 * rig.scale.blobs):
+    """As many as blobs, and ten times that."""
+    yield from measured(rig.scale.blobs, rig.scale.rounds)
+
+
+def measured(few: int, rounds: int) -> Iterator[Row]:
+    """Dense inode numbers, as a file system gives them to a whole restore; ``few`` of them, and ten times as many."""
+    for count in (few, 10 * few):
         seconds: list[float] = []
         sizes: list[float] = []
-        for _ in range(rig.scale.rounds):
+        for _ in range(rounds):
             gate = _gate(count)
             before = _memory(gate)
             started = time.monotonic()

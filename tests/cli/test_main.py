@@ -216,9 +216,9 @@ def test_what_is_usable(lacking: list[str], interceptors: list[str]) -> None:
 def test_who_can_do_ranges() -> None:
     """Pre-content events first, which see every context; else BPF where it works."""
     bpf, events = Finding("BPF LSM", True, "bpf", "", ""), Finding(PRE_CONTENT, True, "advised", "", "")
-    assert by_range([bpf, events]) == "pre-content events"
+    assert by_range([bpf, events]) == "pre-content events, for which --interceptor auto takes fanotify"
     lacking = dataclasses.replace(events, present=False)
-    assert by_range([bpf, lacking]) == "BPF programs (--interceptor bpf)"
+    assert by_range([bpf, lacking]) == "BPF programs"
     assert by_range([dataclasses.replace(bpf, present=False), lacking]) == ""
 
 

@@ -11,6 +11,7 @@ import pytest
 from active_restore.ebpf import capability, headers
 from active_restore.errors import CapabilityMissing
 from active_restore.linux import new_mount
+from active_restore.linux.security import active_modules
 
 
 def test_modules_without_a_mounted_securityfs() -> None:
@@ -19,7 +20,7 @@ def test_modules_without_a_mounted_securityfs() -> None:
         assert os.stat("lsm", dir_fd=root).st_mode
     finally:
         os.close(root)
-    assert "capability" in capability.active_modules()
+    assert "capability" in active_modules()
 
 
 def test_bpf_not_in_lsm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,8 @@ def test_missing_member_is_one_clear_line() -> None:
     word = writer.integer("unsigned long", 8)
     registers = [(name, word, index * 64, 0) for index, (name, _) in enumerate(ARCHITECTURES["x86_64"].registers)]
     writer.composite(4, "pt_regs", 8 * len(registers), registers)
-    writer.composite(4, "super_block", 8, [("s_dev", writer.integer("unsigned int", 4), 0, 0)])
+    uuid = writer.composite(4, "uuid", 8, [("b", word, 0, 0)])
+    writer.composite(4, "super_block", 16, [("s_dev", writer.integer("unsigned int", 4), 0, 0), ("s_uuid", uuid, 64, 0)])
     writer.composite(4, "inode", 8, [("i_ino", word, 0, 0)])
     with pytest.raises(BtfError) as caught:
         make_headers(Btf(writer.finish()), ARCHITECTURES["x86_64"])

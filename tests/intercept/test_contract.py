@@ -202,6 +202,34 @@ def test_readers_pass_a_read_gate_and_writers_do_not(begin: Callable[[str], Agen
     disarm(agent, root)
 
 
+_OPENAT2 = (
+    "import ctypes, struct\n"
+    "def openat2(path, flags):\n"
+    "    how = struct.pack('=QQQ', flags, 0, 0)\n"
+    "    fd = ctypes.CDLL(None, use_errno=True).syscall(437, -100, os.fsencode(path), how, len(how))\n"
+    "    assert fd >= 0, os.strerror(ctypes.get_errno())\n"
+    "    return fd\n"
+)
+
+
+def test_openat2_at_a_read_gate(begin: Callable[[str], Agent], root: Path) -> None:
+    """Its flags lie in memory: who reads complete content passes all the same, who writes waits until it is durable."""
+    agent = begin("arm")
+    with Task("cat", root / "f1") as task:
+        agent.until("fault")
+        agent.order("release", 1, "READ")
+        assert task.output() == b"content of 1"
+    assert python(_OPENAT2 + "print(os.read(openat2(sys.argv[1], os.O_RDONLY), 99))", root / "f1") == b"b'content of 1'\n"
+    for flags in ("os.O_RDWR", "os.O_WRONLY", "os.O_RDONLY | os.O_TRUNC"):
+        with Task.python(_OPENAT2 + f"openat2(sys.argv[1], {flags})", root / "f1") as writer:
+            fault = agent.until("fault")
+            assert (fault["pid"], fault["intent"] != "read") == (writer.pid, True)
+            writer.held()
+            agent.order("refuse", 1, errno.EIO)
+            writer.finish()
+    disarm(agent, root)
+
+
 def test_nobody_is_held_at_the_passage(begin: Callable[[str], Agent], root: Path) -> None:
     agent = begin("arm")
     agent.order("open", root / "f4")

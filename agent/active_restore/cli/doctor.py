@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NEEDED_BY = {"any": "every restore", "fanotify": "fanotify", "bpf": "bpf", "advised": "nothing, but better with it"}
 
+_NONE = "no restore can run here: see what is missing above"
+
 
 def add(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     """Declare the command."""
@@ -37,8 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for finding in findings:
             _print(finding)
-        names = " and ".join(interceptors)
-        print(f"a restore can run here, held by {names}" if names else "no restore can run here: see what is missing above")
+        names = " or ".join(interceptors)
+        verdict = f"a restore can run here, held by {names}; --interceptor auto takes {interceptors[0]}" if names else _NONE
+        print(verdict)
         print(f"files by range (--ranges): {f'by {ranges}' if ranges else 'none, tasks wait for whole files'}")
     return 0 if interceptors else 1
 

@@ -211,6 +211,7 @@ class StatusText(BaseModel):
     predictions: dict[str, PredictionText] = {}
     throttle: ThrottleText = ThrottleText()
     ranges: RangesText = RangesText()
+    interceptor_reason: str = ""
 
     @classmethod
     def of(cls, status: Status) -> StatusText:
@@ -221,6 +222,7 @@ class StatusText(BaseModel):
             source=plain(status.source),
             snapshot=plain(status.snapshot),
             interceptor=status.interceptor,
+            interceptor_reason=status.interceptor_reason,
             seconds=status.seconds,
             files_total=status.files_total,
             bytes_total=status.bytes_total,

@@ -7,18 +7,16 @@ import errno
 import os
 import platform
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import headers, maps, program
 from active_restore.ebpf.btf import Btf, BtfError, read_kernel
 from active_restore.errors import CapabilityMissing
-from active_restore.linux import new_mount
+from active_restore.linux.security import active_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_LSM_FILE = Path("/sys/kernel/security/lsm")
 _PROG_LOAD = 5
 _PROG_TYPE_LSM, _ATTACH_LSM_MAC = 29, 27
 _HOOK = "bpf_lsm_file_open"
@@ -43,20 +41,6 @@ def _problem(check: Callable[[], None]) -> Iterator[CapabilityMissing]:
         check()
     except CapabilityMissing as problem:
         yield problem
-
-
-def active_modules() -> list[str]:
-    """The security modules of this kernel, in order. Raises ``OSError`` where it does not say (no securityfs)."""
-    try:
-        return _LSM_FILE.read_text().strip().split(",")
-    except FileNotFoundError:
-        root = new_mount.detached("securityfs")
-        try:
-            fd = os.open("lsm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
-            with os.fdopen(fd) as file:
-                return file.read().strip().split(",")
-        finally:
-            os.close(root)
 
 
 def check_processor() -> None:

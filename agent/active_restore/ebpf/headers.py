@@ -45,7 +45,7 @@ _SIGCONT = 18
 
 # Struct -> (name in our C, path in the kernel's BTF). A path may go through embedded structs and array elements.
 _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
-    "super_block": _same("s_dev"),
+    "super_block": (*_same("s_dev"), ("s_uuid", "s_uuid.b")),
     "inode": _same("i_ino", "i_sb", "i_mode", "i_generation", "i_size"),
     "dentry": (*_same("d_inode", "d_parent"), ("name", "d_name.name")),
     "vfsmount": _same("mnt_root"),

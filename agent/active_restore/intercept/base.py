@@ -39,6 +39,10 @@ class Interceptor(Protocol):
         """Who holds tasks; known after ``arm`` or ``adopt``, as the next two are."""
 
     @property
+    def reason(self) -> str:
+        """Why it is this one, for people; empty where there is nothing to say. Known when ``name`` is."""
+
+    @property
     def serve_threads(self) -> int:
         """How many threads must ``serve``."""
 

@@ -31,6 +31,7 @@ class GuardedBpfInterceptor:
     """See ``intercept.base.Interceptor`` for what each method promises."""
 
     def __init__(self, hold: Hold = "ptrace", *, required: bool, by_range: bool = False) -> None:
+        self.reason = ""
         self._required = required
         self._by_range = by_range
         self._guard = FanotifyInterceptor()
@@ -87,7 +88,7 @@ class GuardedBpfInterceptor:
                 self._guard.disarm()
                 raise
             _log.warning("BPF cannot be used, fanotify holds tasks: %s", error)
-            self._bpf = None
+            self._bpf, self.reason = None, _said(error)
         except BaseException:
             self._guard.disarm()
             raise
@@ -107,12 +108,15 @@ class GuardedBpfInterceptor:
         assert self._bpf is not None
         is_guarded = self._guard.adopt(territory)
         if not bpffs.pins(territory.restore_id).is_dir():
-            self._bpf = None if is_guarded else self._bpf
+            if is_guarded:
+                self._bpf, self.reason = None, "the last agent left a guard without programs"
             return is_guarded
         if not is_guarded:
             self._guard.arm(territory)
             self._guard.laid()
-        return self._bpf.adopt(territory)
+        if not self._bpf.adopt(territory):
+            self._bpf, self.reason = None, "its file system was mounted from another device since"
+        return True
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """The first threads serve BPF, the later ones the guard."""
@@ -173,6 +177,10 @@ class GuardedBpfInterceptor:
         """BPF first: while its hooks are there, they may lean on the guard."""
         for each in self._both():
             each.disarm()
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 def _split(faults: Sequence[Fault]) -> tuple[list[Fault], list[Fault]]:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import program
 from active_restore.intercept.gates import gate_words
-from active_restore.linux.files import largest_folio_bytes
-from active_restore.presence import PAGE_BYTES
+from active_restore.intercept.pins import Pins, place_of
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
 
 
-def load(territory: Territory, pins: Path, ring_pages: int, *, by_range: bool) -> None:
-    """Attach them and pin them in ``pins``. Raises ``CapabilityMissing`` where that cannot be."""
-    device = os.stat(territory.root).st_dev
+def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -> None:
+    """Attach them and pin them in ``path``. Raises ``CapabilityMissing`` where that cannot be."""
+    place = place_of(territory.root)
     defines = {
-        "TARGET_DEV": os.major(device) << 20 | os.minor(device),
+        "TARGET_DEV": place["STATE_DEVICE"],
         "GATE_WORDS": gate_words(territory.rows),
         "RING_PAGES": ring_pages,
         "RANGES": int(by_range),
-        "MAP_PAGES": largest_folio_bytes() // PAGE_BYTES,
     }
-    program.load("gate", program.header_tree(headers(territory)), pins, defines)
+    program.load("gate", program.header_tree(headers(territory)), path, defines)
+    with contextlib.closing(Pins(path)) as loaded:
+        for slot, value in place.items():
+            loaded.set_state(slot, value)
 
 
 def headers(territory: Territory) -> Path:

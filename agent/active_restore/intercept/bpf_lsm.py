@@ -62,6 +62,7 @@ class BpfInterceptor:
     """
 
     name = "bpf"
+    reason = ""
     serve_threads = 4
     needs_inode_numbers = True
 
@@ -92,6 +93,8 @@ class BpfInterceptor:
         with contextlib.ExitStack() as undo:
             claim = pins.Lock(territory)
             undo.callback(claim.release)
+            self._find_numbers(territory)
+            undo.callback(self._numbers.close)
             path = pins.directory(territory.restore_id)
             if path.is_dir():
                 raise Busy(f"A dead agent's guard is still there for {territory.root}.", "Use: active-restore resume")
@@ -104,29 +107,29 @@ class BpfInterceptor:
 
     def adopt(self, territory: Territory) -> bool:
         """Open the pins; everybody in the map of waiters is reported again."""
-        claim = pins.Lock(territory)
-        try:
-            path = pins.directory(territory.restore_id)
-            found = path.is_dir()
-            if found:
-                self._open(territory, claim, path)
-        except BaseException:
-            claim.release()
-            raise
-        if not found:
-            claim.release()
-            return False
+        with contextlib.ExitStack() as undo:
+            claim = pins.Lock(territory)
+            undo.callback(claim.release)
+            path = pins.left(territory)
+            if path is None:
+                return False
+            self._find_numbers(territory)
+            undo.callback(self._numbers.close)
+            self._open(territory, claim, path)
+            undo.pop_all()
         self._pins.set_state("STATE_ABANDON", 0)
         self._begin()
         return True
 
-    def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
+    def _find_numbers(self, territory: Territory) -> None:
         try:
             self._numbers = InodeNumbers(territory.root)
         except LookupError as error:
             raise TargetError(
                 f"The inodes of {territory.root} cannot be found by number ({error}).", "Use --interceptor fanotify."
             ) from error
+
+    def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(self._rows_path())

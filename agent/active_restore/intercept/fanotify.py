@@ -58,7 +58,7 @@ class FanotifyInterceptor:
     def __init__(self) -> None:
         self._territory: Territory | None = None
         self._link: keepers.Link | None = None
-        self._listener: socket.socket | None = None
+        self.reason = ""
         self._ending = False
         self._ended = threading.Event()
         self._relink = threading.Lock()

@@ -29,6 +29,25 @@ def make_group() -> int:
         ) from error
 
 
+def check_ranges(place: str) -> None:
+    """Raise ``OSError`` where there are no pre-content events on the file system of this directory."""
+    group = fanotify.init(fanotify.FAN_CLASS_PRE_CONTENT | fanotify.FAN_CLOEXEC, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # On the directory's own inode and without its children: no access raises such an event.
+        fanotify.mark_path(group, fanotify.FAN_MARK_ADD, fanotify.FAN_PRE_ACCESS, place)
+    finally:
+        os.close(group)
+
+
+def has_ranges(place: str) -> bool:
+    """Whether there are."""
+    try:
+        check_ranges(place)
+    except OSError:
+        return False
+    return True
+
+
 def supported_mask(group: int, path: str) -> int:
     """The events that the kernel can hold on the file system of ``path``. Raises ``OSError`` where it is none."""
     mark = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM

@@ -15,13 +15,15 @@ from active_restore.ebpf.maps import Map
 from active_restore.errors import Busy
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Waiters
-from active_restore.linux import bpffs
+from active_restore.linux import bpffs, superblock
 from active_restore.linux.new_mount import mount_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from active_restore.intercept.base import Territory
 
-_SLOT, _VALUE = struct.Struct("=I"), struct.Struct("=Q")
+_SLOT, _VALUE, _UUID = struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("=QQ")
 _MAPS = ("gate", "waiters", "orders", "state", "counts", "events", "commands", "cgroups")
 
 
@@ -36,6 +38,38 @@ def abandon(restore_id: str, errno: int) -> None:
     with contextlib.closing(Pins(directory(restore_id))) as left:
         left.set_state("STATE_ABANDON", errno)
         resume_all({wait.tgid for wait in Waiters(left.maps["waiters"], left.maps["orders"]).all() if wait.stopped})
+
+
+def left(territory: Territory) -> Path | None:
+    """What a dead agent left; ``None`` where that is nothing.
+
+    Programs of another file system (this one was mounted from another device since) would hold nobody: they are ended, and
+    who is still stopped by them goes on.
+    """
+    path = directory(territory.restore_id)
+    if not path.is_dir():
+        return None
+    with contextlib.closing(Pins(path)) as found:
+        if found.are_of(place_of(territory.root)):
+            return path
+        found.end_hooks()
+        resume_all({wait.tgid for wait in Waiters(found.maps["waiters"], found.maps["orders"]).all() if wait.stopped})
+        found.remove()
+    return None
+
+
+def place_of(root: str) -> dict[str, int]:
+    """The file system of this directory, as the words of ``enum state`` that tell it."""
+    number = os.stat(root).st_dev
+    try:
+        low, high = _UUID.unpack(superblock.uuid(root))
+    except OSError:
+        low = high = 0
+    return {
+        "STATE_DEVICE": os.major(number) << 20 | os.minor(number),
+        "STATE_UUID_LOW": low,
+        "STATE_UUID_HIGH": high,
+    }
 
 
 class Lock:
@@ -89,6 +123,14 @@ class Pins:
     def set_state(self, slot: str, value: int) -> None:
         """Write a word of ``enum state``."""
         self.maps["state"].put(_SLOT.pack(self._slots[slot]), _VALUE.pack(value))
+
+    def state(self, slot: str) -> int:
+        """Read a word of ``enum state``."""
+        return int(_VALUE.unpack(self.maps["state"].get(_SLOT.pack(self._slots[slot])) or bytes(_VALUE.size))[0])
+
+    def are_of(self, place: Mapping[str, int]) -> bool:
+        """Whether the programs were loaded for this file system, mounted from the same device: they hold nobody at another."""
+        return all(self.state(slot) == value for slot, value in place.items())
 
     def beat(self) -> None:
         """A sign of life: while it is fresh, waiting threads spin and are parked, instead of being stopped."""

@@ -133,6 +133,7 @@ class Status:
     """The whole state at one moment. ``eta_s`` is ``None`` while nothing honest can be said.
 
     ``bytes_done`` are of files that are complete and durable, ``bytes_underway`` are written, of files that are not.
+    ``interceptor_reason``: why tasks are held by that one, where there is something to say.
     """
 
     phase: Phase
@@ -158,6 +159,7 @@ class Status:
     predictions: dict[str, PredictionCount] = field(default_factory=dict)
     throttle: Throttled = Throttled()
     ranges: RangeCount = RangeCount()
+    interceptor_reason: str = ""
 
     @property
     def bytes_there(self) -> int:

@@ -124,6 +124,56 @@ def test_held_while_nobody_is_there(agents: Agents) -> None:
     agents.finish()
 
 
+def test_another_file_system_under_the_number(tmp_path: Path) -> None:
+    """What a dead agent left holds its own file system when that comes back, and none that has its device meanwhile."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    ours, other = (tmp_path / name for name in ("ours.img", "other.img"))
+    for image in (ours, other):
+        with image.open("wb") as file:
+            file.truncate(64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    loop = subprocess.run(["losetup", "--find", "--show", ours], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run(["mount", loop, mount], check=True)
+    root = mount / "root"
+    root.mkdir()
+    agents = Agents(root, tmp_path)
+    try:
+        agents.start("arm", 4)
+        before = os.stat(root / "1")
+        agents.kill()
+        _exchange(loop, mount, other)
+        root.mkdir()
+        for row in range(1, 5):
+            (root / f"{row}").write_text("of another")
+        after = os.stat(root / "1")
+        assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)
+        assert Child("cat", root / "1").finish() == "of another"
+        _exchange(loop, mount, ours)
+        reader = Child("cat", root / "1")
+        until(lambda: state_of(reader.pid) == "T", "the stop, without an agent")
+        agents.start("adopt", 4)
+        assert reader.finish() == content(1).decode()
+        agents.finish()
+    finally:
+        agents.end()
+        _unmount(mount)
+        subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+def _unmount(mount: Path) -> None:
+    """The agent that has just died had a mount of its own."""
+    until(lambda: subprocess.run(["umount", mount], check=False, capture_output=True).returncode == 0, "an idle mount")
+
+
+def _exchange(loop: str, mount: Path, image: Path) -> None:
+    """Another disk in the same drive."""
+    _unmount(mount)
+    subprocess.run(["losetup", "--detach", loop], check=True)
+    until(lambda: subprocess.run(["losetup", loop, image], check=False).returncode == 0, "a free loop device")
+    subprocess.run(["mount", loop, mount], check=True)
+
+
 def test_stuck_agent_recovers(agents: Agents) -> None:
     """An agent that is stopped itself for a while counts as dead; afterwards it lets go whom it stopped."""
     agent = agents.start("arm", 4)

@@ -71,7 +71,8 @@ def _pins() -> set[Path]:
 @pytest.mark.ci("6.12")
 def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     target, others = disk / "whole", _pins()
-    command = rig.hold(target)
+    command = rig.start("restore", rig.source, target, "--interceptor", "auto", "--limit", "1")
+    command.until("ready")
     with rig.control(target) as client:
         assert client.status().interceptor == "bpf"
     assert marked(target / "f1")

@@ -35,5 +35,5 @@ def usable(findings: Sequence[Finding]) -> list[str]:
 def by_range(findings: Sequence[Finding]) -> str:
     """What would let tasks wait for ranges of files (``--ranges``); empty where they wait for whole files."""
     if any(finding.present for finding in findings if finding.name == PRE_CONTENT):
-        return "pre-content events"
-    return "BPF programs (--interceptor bpf)" if "bpf" in usable(findings) else ""
+        return "pre-content events, for which --interceptor auto takes fanotify"
+    return "BPF programs" if "bpf" in usable(findings) else ""

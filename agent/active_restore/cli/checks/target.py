@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from active_restore.cli.checks.finding import PRE_CONTENT, Finding
 from active_restore.cli.quantities import size
 from active_restore.control.names import shown
-from active_restore.linux import fanotify
+from active_restore.intercept.group import check_ranges
 from active_restore.linux.files import BTRFS_MAGIC, EXT4_MAGIC, XFS_MAGIC, filesystem_magic
 from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER
@@ -91,12 +91,7 @@ def _xattrs(place: str) -> Finding:
 def _ranges(place: str) -> Finding:
     problem = ""
     try:
-        group = fanotify.init(fanotify.FAN_CLASS_PRE_CONTENT | fanotify.FAN_CLOEXEC, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            # On the directory's own inode and without its children: no access raises such an event.
-            fanotify.mark_path(group, fanotify.FAN_MARK_ADD, fanotify.FAN_PRE_ACCESS, place)
-        finally:
-            os.close(group)
+        check_ranges(place)
     except OSError as error:
         problem = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
     return Finding(
@@ -104,8 +99,8 @@ def _ranges(place: str) -> Finding:
         not problem,
         "advised",
         problem or "accesses come with their range, files can be restored by range (--ranges)",
-        "without them truncate(2) by path is not held, and --ranges needs --interceptor bpf (else tasks wait for whole files)",
-        "use kernel 6.14 or newer with ext4, xfs or btrfs; or --interceptor bpf, where that can be had",
+        "without them only BPF holds truncate(2) by path, and files by range (--ranges)",
+        "use kernel 6.14 or newer with ext4, xfs or btrfs, or boot with bpf in lsm=",
     )
 
 

@@ -118,7 +118,8 @@ def _lanes(status: Status) -> Group:
     if status.refused:
         told.append(f"{status.refused:,} refused")
     if status.interceptor:
-        told.append(f"tasks held by {status.interceptor}")
+        reason = f" ({shown(status.interceptor_reason)})" if status.interceptor_reason else ""
+        told.append(f"tasks held by {status.interceptor}{reason}")
     return Group(table, Text(", ".join(told), style="dim"))
 
 
