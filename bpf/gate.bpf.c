@@ -3,8 +3,7 @@
  * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
  * the inode is open, so that a waiting task holds no kernel lock.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1), MAP_PAGES (pages of the
- * largest folio, a power of two).
+ * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1).
  */
 #include <kernel.h>
 #include <arch.h>
@@ -65,6 +64,7 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define MAX_IOVECS 64
 #define ASK_AGAIN_NS 100000000ULL
 #define UNKNOWN (~0ULL)
+#define TO_THE_END (1ULL << 62)
 #define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
 struct access {
@@ -499,11 +499,6 @@ static __always_inline bool passes(struct access *access)
 		return false;
 	first = access->position >> PAGE_SHIFT;
 	last = access->length == UNKNOWN ? pages : (access->position + access->length + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT;
-	if (access->intent == INTENT_MAP) {
-		/* A store dirties its folio as a whole: none of its pages may be missing. */
-		first &= ~(MAP_PAGES - 1ULL);
-		last = (last + MAP_PAGES - 1) & ~(MAP_PAGES - 1ULL);
-	}
 	if (last > pages)
 		last = pages;
 	return first >= last || is_present(words, first, last);
@@ -669,7 +664,12 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	/* mprotect(2) asks nobody: who may write at all may do so later. */
 	access.intent = (flags & MAP_KINDS) != MAP_PRIVATE && mode & FMODE_WRITE ? INTENT_MAP : INTENT_READ;
 	access.hook = HOOK_MMAP;
-	decode_range(&access, file, false);
+	/* All that it may ever show: no hook sees mremap(2), which makes it longer, and remap_file_pages(2), which moves one that is
+	 * shared and writable to any place of the file. */
+	if (decode_range(&access, file, false))
+		access.length = TO_THE_END;
+	if (access.intent == INTENT_MAP)
+		access.position = 0;
 	return hold_range(&access);
 }
 

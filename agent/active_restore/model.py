@@ -81,8 +81,8 @@ class Intent(enum.IntEnum):
     """What a task wants with a placeholder. Unknown intents count as WRITE, the careful choice.
 
     Of files by range alone: CHANGE writes in the range of the fault and nowhere else (an open: may do so later), MAP maps
-    the range and may write to it at any time from then on. Where that cannot be told: ACCESS reads or writes in the range,
-    RING may do anything else, too; without anybody who has the file open for writing both read. WHOLE needs all of it,
+    the file and may write to any page of it at any time from then on. Where that cannot be told: ACCESS reads or writes in the
+    range, RING may do anything else, too; without anybody who has the file open for writing both read. WHOLE needs all of it,
     whatever it does: exec, loop devices, holes, and what cannot be known.
     """
 
@@ -94,6 +94,10 @@ class Intent(enum.IntEnum):
     ACCESS = 5
     RING = 6
     WHOLE = 7
+
+
+TO_THE_END = 1 << 62
+"""The length of a range that ends where the file does."""
 
 
 class Gate(enum.IntEnum):

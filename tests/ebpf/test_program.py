@@ -23,7 +23,7 @@ from active_restore.linux import bpffs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GATE = {"TARGET_DEV": 1, "GATE_WORDS": 64, "RING_PAGES": 1, "MAP_PAGES": 512}
+GATE = {"TARGET_DEV": 1, "GATE_WORDS": 64, "RING_PAGES": 1}
 
 
 @pytest.mark.parametrize("ranges", [0, 1], ids=["whole files", "ranges"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.marker import MARKER
+from active_restore.model import TO_THE_END
 from tests.cli.machine import ROOT
 from tests.intercept.test_contract import Agent, begin, disarm, name
 from tests.kernel.tasks import Task, python
@@ -48,8 +49,8 @@ ACCESSES = {
     "pread": ("os.pread(fd, 100, 5000)", "read", [PAGE, PAGE]),
     "read": ("os.lseek(fd, 8000, 0); os.read(fd, 9000)", "read", [PAGE, 4 * PAGE]),
     "preadv": ("os.preadv(fd, [bytearray(5), bytearray(PAGE)], PAGE)", "read", [PAGE, 2 * PAGE]),
-    "mmap": ("mmap.mmap(fd, PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ, offset=PAGE)", "read", [PAGE, PAGE]),
-    "mmap to write": ("mmap.mmap(fd, PAGE, offset=PAGE)", "map", [PAGE, PAGE]),
+    "mmap": ("mmap.mmap(fd, PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ, offset=PAGE)", "read", [PAGE, TO_THE_END]),
+    "mmap to write": ("mmap.mmap(fd, PAGE, offset=PAGE)", "map", [0, TO_THE_END]),
     "sendfile": ("os.sendfile(os.memfd_create('x'), fd, 5000, 10)", "read", [PAGE, PAGE]),
     "splice": ("os.splice(fd, os.pipe()[1], 10, offset_src=5000)", "read", [PAGE, PAGE]),
     "copy_file_range": ("os.copy_file_range(fd, os.open(p + 'x', os.O_CREAT | os.O_WRONLY), 10, 5000)", "read", [PAGE, PAGE]),

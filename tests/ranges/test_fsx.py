@@ -81,6 +81,10 @@ def seed() -> int:
     return new_seed()
 
 
+def test_killed_at_random_points(rig: Rig, ext4_target: Path, seed: int) -> None:
+    assert exercise_under_kills(rig, ext4_target, seed, OPERATIONS * 2 // 3) > 1
+
+
 def test_random_operations(rig: Rig, disk: Disk, target: Path, seed: int) -> None:
     fill(rig.tree, random.Random(seed))
     if disk.kind != "ext4":
@@ -97,11 +101,13 @@ def test_random_operations(rig: Rig, disk: Disk, target: Path, seed: int) -> Non
     rig.assert_clean(target)
 
 
-def test_killed_at_random_points(rig: Rig, ext4_target: Path, seed: int) -> None:
+def exercise_under_kills(rig: Rig, target: Path, seed: int, operations: int, *, small: bool = False) -> int:
+    """The agent dies at random moments meanwhile; how often. ``small``: as in ``fill``."""
     dice = random.Random(seed)
-    fill(rig.tree, dice)
-    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1MiB/s")
-    tasks = begin(rig, ext4_target, seed, OPERATIONS * 2 // 3)
+    fill(rig.tree, dice, small=small)
+    limit = (64 << 10) if small else 1 << 20
+    command = rig.restore(target, *OPTIONS, "--limit", str(limit))
+    tasks = begin(rig, target, seed, operations)
     kills = 0
     try:
         with ThreadPoolExecutor(PROCESSES) as waiting:
@@ -111,17 +117,17 @@ def test_killed_at_random_points(rig: Rig, ext4_target: Path, seed: int) -> None
                 wait(lines, dice.random())
                 command.kill()
                 kills += 1
-                command = rig.resume(ext4_target)
-                with rig.control(ext4_target) as client:
-                    client.limit(1 << 20)
+                command = rig.resume(target)
+                with rig.control(target) as client:
+                    client.limit(limit)
         for task, line in zip(tasks, lines, strict=True):
             assert line.result().startswith(b"done"), task.finish()
-        assert kills > 1
-        rig.finish(command, ext4_target)
+        rig.finish(command, target)
         look_again(tasks)
     finally:
         stop(tasks)
-    rig.assert_clean(ext4_target)
+    rig.assert_clean(target)
+    return kills
 
 
 def test_everything_dies(rig: Rig, disk: Disk, target: Path, seed: int) -> None:

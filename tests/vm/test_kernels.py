@@ -28,7 +28,7 @@ _PROJECT = _HERE.parents[1]
 _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 # Tests of all interceptors, which make their disks themselves.
-_SHARED = ("tests/intercept/test_contract.py", "tests/restore")
+_SHARED = ("tests/intercept/test_contract.py", "tests/restore", "tests/ranges/test_programs.py")
 # Each kernel and each file system once: a boot and its tests take minutes on an emulated processor.
 _SAMPLED = {"6.12": "ext4", "6.1": "xfs"}
 # How often the agent is killed in one test; how many operations the exerciser of files by range does, and which.

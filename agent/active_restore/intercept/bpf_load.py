@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from active_restore.ebpf import program
 from active_restore.intercept.gates import gate_words
 from active_restore.intercept.pins import Pins, place_of
-from active_restore.linux.files import largest_folio_bytes
-from active_restore.presence import PAGE_BYTES
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
@@ -24,7 +22,6 @@ def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -
         "GATE_WORDS": gate_words(territory.rows),
         "RING_PAGES": ring_pages,
         "RANGES": int(by_range),
-        "MAP_PAGES": largest_folio_bytes() // PAGE_BYTES,
     }
     program.load("gate", program.header_tree(headers(territory)), path, defines)
     with contextlib.closing(Pins(path)) as loaded:

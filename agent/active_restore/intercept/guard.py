@@ -23,8 +23,12 @@ from active_restore.model import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from active_restore.intercept.ledger import Ledger
+
+    # The range is None for the whole file.
+    _Wanted: TypeAlias = tuple[Intent, tuple[int, int] | None]
 
 IGNORE = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY | fanotify.FAN_MARK_EVICTABLE
 UNIGNORE = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_IGNORE
@@ -75,55 +79,55 @@ class Guard:
             # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
             self.answer(number, errno.EIO)
             return
-        intent = self._intent(event, row)
-        if intent is None:
+        wanted = self._wanted(event, row)
+        if wanted is None:
             self.answer(number, 0)
             return
         if ledger.refusal:
             self.answer(number, ledger.refusal)
             return
-        wish = Wish(event.tid, intent, time.monotonic_ns(), *(event.range or (-1, 0)), self._handles.of_fd(number))
+        intent, span = wanted
+        wish = Wish(event.tid, intent, time.monotonic_ns(), *(span or (-1, 0)), self._handles.of_fd(number))
         ledger.note(number, row, wish)
         self._forward(FaultPacket(number, row, *wish))
         # Only people want to know the names: they are looked up while the agent is at work.
         _, tgid, comm = tasks.describe(event.tid)
         ledger.note_names(number, tgid, comm)
 
-    def _intent(self, event: fanotify.Event, row: int) -> Intent | None:
+    def _wanted(self, event: fanotify.Event, row: int) -> _Wanted | None:
         """What the task wants; ``None`` where nothing stands in its way."""
         if self._ledger.is_by_range(row):
-            return self._intent_by_range(event, row)
+            return self._opening_by_range(event) if event.range is None else self._access_by_range(event, row, event.range)
         intent = tasks.intent(event.tid) if event.range is None else tasks.access_intent(event.tid)
         if self._ledger.is_readable(row) and (intent is Intent.READ or (event.range is None and _only_reads(event))):
             return None
-        return intent
+        return intent, event.range
 
-    def _intent_by_range(self, event: fanotify.Event, row: int) -> Intent | None:
-        """Who opens such a file goes on; who reads or writes pages that are there goes on, too, the first writer excepted."""
-        if event.range is None:
-            return self._opening_by_range(event)
-        intent = accesses.access_intent(event.tid, event.fd)
+    def _access_by_range(self, event: fanotify.Event, row: int, told: tuple[int, int]) -> _Wanted | None:
+        """Who reads or writes pages that are there goes on, the first writer excepted."""
+        intent, span = accesses.access(event.tid, event.fd, told)
         presence = self._ledger.presence(row)
-        if not presence.covers(*presence.clip(*event.range)):
-            return intent
+        if not presence.covers(*presence.clip(*span)):
+            return intent, span
         if intent in (Intent.ACCESS, Intent.RING) and not open_for_writing(event.fd):
             return None
         # Of an access that may be a read the agent asks again: it has the file open for writing itself now and then.
         passes = intent is Intent.READ or (intent in (Intent.CHANGE, Intent.ACCESS) and presence.touched)
-        return None if passes else intent
+        return None if passes else (intent, span)
 
-    def _opening_by_range(self, event: fanotify.Event) -> Intent | None:
+    def _opening_by_range(self, event: fanotify.Event) -> _Wanted | None:
+        """Who opens such a file goes on."""
         intent = accesses.open_intent(event.tid)
         if intent not in (Intent.READ, Intent.CHANGE):
-            return intent
+            return intent, None
         try:
             # Of a file system above ours nobody sees which range it maps; nor would BPF let this task wait for a range.
-            is_whole = mounts.is_behind(event.fd, event.tid) or (
+            is_whole = mounts.is_for_others(event.fd, event.tid) or (
                 not self._mask & fanotify.FAN_PRE_ACCESS and tasks.cannot_restart(event.tid)
             )
         except (OSError, ValueError):
             is_whole = True
-        return Intent.WHOLE if is_whole else None
+        return (Intent.WHOLE, None) if is_whole else None
 
     def _row_of(self, event: fanotify.Event) -> int | None:
         """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""

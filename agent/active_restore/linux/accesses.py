@@ -4,8 +4,9 @@ A wrong answer must never be a harmless one: whatever is not known for sure is `
 which the file is finished whole. Numbers of system calls of 32-bit tasks that mean something else here never read, write or
 map a file.
 
-Not recognised: a request of io_uring that was linked to another one and begins while its thread leaves read(2). (It gets
-its range all the same; were it a write, the file would not be noted as written to.)
+Not recognised: a descriptor that another thread replaces while the mmap(2) of it is held; and a request of io_uring that was
+linked to another one and begins while its thread leaves read(2). (It gets its range all the same; were it a write, the file
+would not be noted as written to.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 from typing import NamedTuple
 
 from active_restore.linux import tasks
-from active_restore.model import Intent
+from active_restore.model import TO_THE_END, Intent
 
 _MAP_KINDS = 0x3
 _MAP_PRIVATE = 0x2
@@ -80,23 +81,42 @@ def _flags_of_openat2(tid: int, words: list[bytes]) -> int:
         os.close(fd)
 
 
-def access_intent(tid: int, file: int) -> Intent:
-    """Of a thread held in a pre-content access to the file behind the descriptor ``file``."""
+def access(tid: int, file: int, span: tuple[int, int]) -> tuple[Intent, tuple[int, int]]:
+    """What a thread wants that is held in a pre-content access to ``span`` (offset, length) of the file behind ``file``.
+
+    Of a mapping that is all that it may ever show without anybody being asked.
+    """
     try:
         words = tasks.system_call(tid)
         number = int(words[0])
-        if number in _HERE.reads:
-            return Intent.READ
-        if number in _HERE.writes:
-            return Intent.CHANGE
-        # What needs longer than reading and writing, like fallocate(2), io_uring leaves to its workers.
-        if number in (_HERE.io_submit, _IO_URING_ENTER):
-            return _of_request(tid, Intent.ACCESS)
-        if number == _NO_CALL:
-            return _of_request(tid, Intent.RING)
-        return _of_two_files(tid, file, number, [int(word, 16) for word in words[1:7]])
+        if number == _HERE.mmap:
+            return _of_mapping(tid, [int(word, 16) for word in words[1:7]])
+        return _of_transfer(tid, file, number, words), span
     except (OSError, ValueError, IndexError):
-        return Intent.WRITE
+        return Intent.WRITE, span
+
+
+def _of_mapping(tid: int, arguments: list[int]) -> tuple[Intent, tuple[int, int]]:
+    """mremap(2) makes it longer, and remap_file_pages(2) moves one that is shared and writable to any place of the file.
+
+    The offset is that of the call: kernels before 6.18 tell it in pages (fixed by their commit 28bba2c2935e).
+    """
+    if arguments[3] & _MAP_KINDS == _MAP_PRIVATE or not _is_writable(tid, arguments[4]):
+        return Intent.READ, (arguments[5], TO_THE_END)
+    return Intent.MAP, (0, TO_THE_END)
+
+
+def _of_transfer(tid: int, file: int, number: int, words: list[bytes]) -> Intent:
+    if number in _HERE.reads:
+        return Intent.READ
+    if number in _HERE.writes:
+        return Intent.CHANGE
+    # What needs longer than reading and writing, like fallocate(2), io_uring leaves to its workers.
+    if number in (_HERE.io_submit, _IO_URING_ENTER):
+        return _of_request(tid, Intent.ACCESS)
+    if number == _NO_CALL:
+        return _of_request(tid, Intent.RING)
+    return _of_two_files(tid, file, number, [int(word, 16) for word in words[1:7]])
 
 
 def _of_request(tid: int, unknown: Intent) -> Intent:
@@ -111,9 +131,6 @@ def _of_request(tid: int, unknown: Intent) -> Intent:
 
 
 def _of_two_files(tid: int, file: int, number: int, arguments: list[int]) -> Intent:
-    if number == _HERE.mmap:
-        private = arguments[3] & _MAP_KINDS == _MAP_PRIVATE
-        return Intent.READ if private or not _is_writable(tid, arguments[4]) else Intent.MAP
     if number == _HERE.sendfile:
         return Intent.CHANGE if _is_same(tid, arguments[0], file) else Intent.READ
     if number == _HERE.splice:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from pathlib import Path
 
 from active_restore.linux.libc import check, libc
 
@@ -29,8 +28,6 @@ BTRFS_MAGIC = 0x9123683E
 TMPFS_MAGIC = 0x01021994
 OVERLAY_MAGIC = 0x794C7630
 
-_LARGEST_FOLIO = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-_USUAL_FOLIO_BYTES = 2 << 20
 _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
 
@@ -95,11 +92,3 @@ def filesystem_magic(path: str) -> int:
     buffer = ctypes.create_string_buffer(256)
     check(libc.statfs(os.fsencode(path), buffer), path)
     return int(struct.unpack_from("=q", buffer)[0]) & 0xFFFFFFFF
-
-
-def largest_folio_bytes() -> int:
-    """The largest piece of the page cache that is dirtied as one."""
-    try:
-        return int(_LARGEST_FOLIO.read_text())
-    except (OSError, ValueError):
-        return _USUAL_FOLIO_BYTES

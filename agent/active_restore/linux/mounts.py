@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from active_restore.linux.tasks import has_open
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,13 +28,16 @@ def superblock(path: str) -> str:
     raise FileNotFoundError(2, "its mount is not listed", path)
 
 
-def is_behind(fd: int, tid: int) -> bool:
-    """Whether ``fd`` lies on a mount that neither we nor the thread ``tid`` can see: that of a file system above (overlayfs).
+def is_for_others(fd: int, tid: int) -> bool:
+    """Whether the thread ``tid`` opened ``fd`` for a file system above, whose users may map it without anybody being asked.
 
+    That is so on a mount that neither we nor it can see (overlayfs), and where it serves FUSE (FUSE_PASSTHROUGH).
     Raises ``OSError``.
     """
-    mount = _mount_of(fd)
-    return not any(words[0] == mount for who in ("self", str(tid)) for words in _listed(who))
+    mount, theirs = _mount_of(fd), list(_listed(str(tid)))
+    if not any(words[0] == mount for who in (theirs, _listed("self")) for words in who):
+        return True
+    return any(" - fuse" in words[-1] for words in theirs) and has_open(tid, "/dev/fuse")
 
 
 def _mount_of(fd: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -11,6 +12,7 @@ from active_restore.linux.libc import libc
 from active_restore.model import Intent, Task
 
 _ACCESS_MODE = 3
+_RING = "anon_inode:[io_uring]"
 # Who looks must not keep the processor from who is about to sleep: with pauses, half a second at least.
 _LOOKS_IN_A_ROW = 200
 _LOOKS = 700
@@ -98,12 +100,26 @@ def is_ours(tid: int) -> bool:
     return bool(libc.syscall(_SYS_TGKILL, os.getpid(), tid, 0) == 0)
 
 
+def has_open(tid: int, what: str) -> bool:
+    """Whether a descriptor of this thread's process leads there, as links in ``/proc/TID/fd`` spell it. Raises ``OSError``."""
+    folder = os.open(f"/proc/{tid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(name, dir_fd=folder) == what:
+                    return True
+    finally:
+        os.close(folder)
+    return False
+
+
 def cannot_restart(tid: int) -> bool:
     """Whether BPF would send this thread away instead of letting it wait: it is traced, handles SIGCONT, or is PID 1.
 
-    Raises ``OSError``. Threads of the kernel are told by ``system_call``.
+    It may do so with requests of io_uring: for who has a ring that counts as well. Raises ``OSError``. Threads of the kernel
+    are told by ``system_call``.
     """
     status = read_proc(f"/proc/{tid}/status")
     fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
     handled = int(fields[b"SigCgt"], 16) >> (signal.SIGCONT - 1) & 1
-    return tid == 1 or fields[b"TracerPid"] != b"0" or bool(handled)
+    return tid == 1 or fields[b"TracerPid"] != b"0" or bool(handled) or has_open(tid, _RING)

@@ -19,8 +19,7 @@ from active_restore.placeholder import open_inode
 from active_restore.predict import carried
 from active_restore.predict.book import Book
 from active_restore.predict.headstart import HeadStart
-from active_restore.predict.news import News
-from active_restore.predict.process import START_NICE
+from active_restore.predict.news import START_NICE, News
 from active_restore.predict.tree import Tree
 from active_restore.restore import frames
 from active_restore.restore.background import Queue, Role, Session, WorkerProcess

@@ -28,6 +28,8 @@ _BYTES = 8 * (_RING + _SLOTS)
 _ROW_BITS = 32
 _NUMBER_SHIFT = _ROW_BITS + 1
 _NUMBERS = 1 << (64 - _NUMBER_SHIFT)
+# The agent makes the process nicer by this while it starts.
+START_NICE = 10
 _MOST_RINGS = 64
 _PAUSE_MS = 5
 _LATEST_S = 1.0

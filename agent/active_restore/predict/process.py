@@ -15,13 +15,11 @@ from typing import Any
 
 from active_restore.catalog import Catalog
 from active_restore.predict.closure import Closure
-from active_restore.predict.news import Reading
+from active_restore.predict.news import START_NICE, Reading
 from active_restore.predict.siblings import Siblings
 from active_restore.predict.tree import Tree
 from active_restore.restore import frames, worker
 
-# The agent makes it nicer by this while it starts.
-START_NICE = 10
 _ANALYST_NICE = 5
 # While a task opens one missing file after the other, looking takes no more than a fifth of a processor: two have enough
 # to do with handing those faults on (measured: each would take a third longer).

@@ -14,7 +14,9 @@ import pytest
 from tests.kernel.rig import MIB, Rig, marked
 from tests.kernel.tasks import python, read, run
 from tests.ranges import test_fsx as fsx
+from tests.ranges import test_mappings as mappings
 from tests.ranges.elsewhere import begin_elsewhere
+from tests.ranges.maps import WAYS
 from tests.ranges.readers import READERS
 from tests.vm.inside.territory import Child, state_of, until
 
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 
 SIZE = 3 * MIB + 1234
 SPANS = ((SIZE // 2 - 3000, 100_000), (0, 10), (SIZE - 5000, 5000))
-# Nobody tells BPF which range these want: the file is finished whole, and io_uring is sent away until then.
-_WHOLE = ("aio",)
-_RINGS = ("io_uring", "worker of io_uring", "thread of io_uring")
-_BY_RANGE = [how for how in READERS if how not in (*_WHOLE, *_RINGS)]
+# Nobody tells BPF which range these want: the file is finished whole.
+_WHOLE = ("aio", "io_uring", "worker of io_uring", "thread of io_uring")
+_BY_RANGE = [how for how in READERS if how not in _WHOLE]
+_MAPS = {f"map {how}": how for how in WAYS}
 _PATIENT = """
 def again(read):
     while True:
@@ -51,7 +53,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def _make(tree: Path) -> dict[str, bytearray]:
     begin_elsewhere(tree)
     dice = random.Random(7)
-    models = {how: bytearray(dice.randbytes(SIZE)) for how in (*_BY_RANGE, *_WHOLE, *_OTHERS)}
+    models = {how: bytearray(dice.randbytes(SIZE)) for how in (*_BY_RANGE, *_WHOLE, *_OTHERS, *_MAPS)}
     models["program"][:] = Path("/bin/true").read_bytes() + bytes(MIB)
     for how, content in models.items():
         (tree / "big" / how).write_bytes(content)
@@ -68,6 +70,12 @@ def _readers(target: Path, models: dict[str, bytearray]) -> None:
         assert marked(target / how) == (how not in _WHOLE), how
 
 
+def _mappings(target: Path, models: dict[str, bytearray]) -> None:
+    for name, how in _MAPS.items():
+        mappings.assert_shown(mappings.shown(how, target / name), bytes(models[name]), how)
+        assert marked(target / name)
+
+
 def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
     """Whom BPF cannot hold opens the whole file; who blocks SIGCONT, as threads of pools do, waits for its range."""
     assert run("strace", "-f", "-o", "/dev/null", "cat", target / "strace") == models["strace"]
@@ -79,9 +87,11 @@ def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
     assert [name for name in ("strace", "handler", "blocked") if marked(target / name)] == ["blocked"]
     run(target / "program")
     assert not marked(target / "program")
-    # io_uring is told to try again, and finds the whole file then.
-    code = READERS["io_uring"].replace("say(rings.", "say(again(lambda: rings.") + ")"
-    out = python(_PATIENT + code, target / "ring", "1000000", "5000")
+    # Who makes a ring after it has opened the file is told to try again, and finds the whole file then.
+    before, _, read = READERS["io_uring"].rpartition("say")
+    assert read == "(rings.Ring('inline').read(os.open(p, os.O_RDONLY), length, start))"
+    code = f"{_PATIENT}{before}fd = os.open(p, os.O_RDONLY)\nring = rings.Ring('inline')\n"
+    out = python(code + "say(again(lambda: ring.read(fd, length, start)))", target / "ring", "1000000", "5000")
     assert out.decode().strip() == hashlib.sha256(models["ring"][1_000_000:1_005_000]).hexdigest()
     assert not marked(target / "ring")
 
@@ -110,6 +120,7 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     assert (ranges.mechanism, ranges.files) == ("BPF programs", len(models) + 1)
     big = target / "big"
     _readers(big, models)
+    _mappings(big, models)
     _odd_tasks(big, models)
     _writers(big, models)
     command.kill()
@@ -147,4 +158,10 @@ def test_random_operations(rig: Rig, disk: Path) -> None:
     finally:
         fsx.stop(tasks)
     rig.assert_clean(target)
+    shutil.rmtree(target)
+
+
+def test_killed_at_random_points(rig: Rig, disk: Path) -> None:
+    target = disk / "killed"
+    assert fsx.exercise_under_kills(rig, target, fsx.new_seed(), fsx.OPERATIONS // 8, small=True) > 1
     shutil.rmtree(target)

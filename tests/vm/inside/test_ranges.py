@@ -15,7 +15,7 @@ from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates
 from active_restore.intercept.pins import Pins, directory
 from active_restore.intercept.waits import Wait, Waiters, decode
-from active_restore.model import Gate, Intent
+from active_restore.model import TO_THE_END, Gate, Intent
 from active_restore.presence import Presence
 from tests.cli.machine import ROOT
 from tests.vm.inside.territory import python
@@ -40,7 +40,6 @@ class RangeGate:
             "GATE_WORDS": 1024,
             "RING_PAGES": 1,
             "RANGES": 1,
-            "MAP_PAGES": 512,
         }
         pins = directory(_RESTORE_ID)
         program.load("gate", program.header_tree(run_dir), pins, defines)
@@ -81,8 +80,6 @@ class RangeGate:
         if wait.intent in (Intent.WHOLE, Intent.TRUNCATE):
             self._gates.open(self.inode, Gate.ALL)
         first, last = (0, self.presence.pages) if wait.range is None else self.presence.clip(*wait.range)
-        if wait.intent is Intent.MAP:
-            first, last = first - first % 512, last + -last % 512
         self.presence.add(first, min(last, self.presence.pages))
 
     def forget(self) -> None:
@@ -126,9 +123,9 @@ _CASES = {
     "sendfile": ("os.sendfile(out, fd, 4 << 20, 1234)", Intent.READ, (4 * MIB, 1234)),
     "splice": ("os.splice(fd, os.pipe()[1], 4096, offset_src=6 << 20)", Intent.READ, (6 * MIB, 4096)),
     "copy_file_range": ("os.copy_file_range(fd, out, 4096, offset_src=7 << 20)", Intent.READ, (7 * MIB, 4096)),
-    "mmap": ("mmap.mmap(ro, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.READ, (MIB, 8192)),
-    "private mmap": ("mmap.mmap(fd, 8192, mmap.MAP_PRIVATE, offset=1 << 20)", Intent.READ, (MIB, 8192)),
-    "shared mmap": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.MAP, (MIB, 8192)),
+    "mmap": ("mmap.mmap(ro, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.READ, (MIB, TO_THE_END)),
+    "private mmap": ("mmap.mmap(fd, 8192, mmap.MAP_PRIVATE, offset=1 << 20)", Intent.READ, (MIB, TO_THE_END)),
+    "shared mmap": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", Intent.MAP, (0, TO_THE_END)),
     "write": ("os.lseek(fd, 1 << 20, 0); os.write(fd, b'y' * 11)", Intent.CHANGE, (MIB, 11)),
     "pwrite": ("os.pwrite(fd, b'y' * 10, 3 << 20)", Intent.CHANGE, (3 * MIB, 10)),
     "pwritev": ("os.pwritev(fd, [b'y' * 10] * 2, 3 << 20)", Intent.CHANGE, (3 * MIB, 20)),

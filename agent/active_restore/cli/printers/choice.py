@@ -8,7 +8,6 @@ import sys
 from active_restore.cli.journal import is_journal
 from active_restore.cli.printers.journal import JournalPrinter
 from active_restore.cli.printers.json_lines import JsonPrinter
-from active_restore.cli.printers.live import LivePrinter
 from active_restore.cli.printers.plain import PlainPrinter
 from active_restore.cli.printers.threaded import ThreadedReporter
 
@@ -24,4 +23,9 @@ def reporter(*, as_json: bool) -> ThreadedReporter:
         return ThreadedReporter(JsonPrinter(1))
     if is_journal(1):
         return ThreadedReporter(JournalPrinter(1))
-    return ThreadedReporter(LivePrinter(sys.stdout) if on_terminal() else PlainPrinter(1))
+    if not on_terminal():
+        return ThreadedReporter(PlainPrinter(1))
+    # Only here: its libraries need 20 ms to load, which a service would spend before it is ready.
+    from active_restore.cli.printers.live import LivePrinter
+
+    return ThreadedReporter(LivePrinter(sys.stdout))

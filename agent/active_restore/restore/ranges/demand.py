@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from active_restore.catalog import State
 from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.linux import accesses, tasks
-from active_restore.linux.files import largest_folio_bytes
 from active_restore.model import Gate, Intent, Lane
 from active_restore.presence import PAGE_BYTES
 from active_restore.restore.desk import FIRST_RETRY_S, LAST_RETRY_S, errno_of
@@ -53,7 +52,6 @@ class RangeDemand:
         self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, "ranges-ahead")
         self._ahead_running = 0
         self.wanted_bytes = 0
-        self._huge_pages = largest_folio_bytes() // PAGE_BYTES
 
     def on_fault(self, fault: Fault) -> bool:
         """``False`` where this is no file by range, or a fault that needs another answer: the demand lane has it."""
@@ -139,15 +137,10 @@ class RangeDemand:
             self._answer_range(file, fault, *file.presence.clip(*fault.range))
 
     def _answer_range(self, file: RangeFile, fault: Fault, first: int, last: int) -> None:
-        presence = file.presence
-        if fault.intent is Intent.MAP:
-            # A page that is dirtied through a mapping makes all of its (large) folio data: none may hold missing pages.
-            first -= first % self._huge_pages
-            last = min(last + -last % self._huge_pages, presence.pages)
         self._fill(file, first, last)
         if fault.intent is not Intent.READ:
             # Who appends writes to the end, wherever the kernel says; and the last page is seldom a whole one.
-            self._fill(file, presence.pages - 1, presence.pages)
+            self._fill(file, file.presence.pages - 1, file.presence.pages)
             file.touch()
         self._release(file, fault, Gate.NONE)
         if fault.intent is Intent.READ:

@@ -181,12 +181,11 @@ class RangeFile:
         with contextlib.closing(_Opened(self._shop, self.file)):
             for chunk in whole_pages(pieces, *span, size):
                 self._write(chunk, gaps)
-        moved = sum(end - begin for begin, end in gaps)
         with self._changed:
             for begin, end in gaps:
                 self.presence.add(begin, end)
-            self.present_pages += moved
-        return moved * PAGE_BYTES
+                self.present_pages += end - begin
+        return sum(min(end * PAGE_BYTES, size) - begin * PAGE_BYTES for begin, end in gaps)
 
     def _write(self, chunk: Chunk, gaps: list[tuple[int, int]]) -> None:
         """The parts of a chunk that lie in gaps. Times are put back unless a writer was let go on.

@@ -1,0 +1,111 @@
+"""A mapping of a page that is made to show more of its file, in a way of which no kernel tells anybody.
+
+``maps.py HOW FILE``: prints the SHA-256 of what it shows then, and where in the file that begins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = 4096
+START = 1 << 20
+_MAYMOVE, _FIXED = 1, 2
+_FAILED = ctypes.c_void_p(-1).value
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.remap_file_pages.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
+
+
+def _checked(result: int | None) -> int:
+    if result is None or result in (-1, _FAILED):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def mapped(fd: int, offset: int, length: int, kind: int) -> bytes:
+    """What an ordinary mapping shows."""
+    with mmap.mmap(fd, length, kind, mmap.PROT_READ, offset=offset) as view:
+        return view[:]
+
+
+def grown(fd: int, offset: int, length: int, kind: int) -> bytes:
+    """What a mapping of one page shows that was made ``length`` bytes long."""
+    page = _checked(libc.mmap(None, PAGE, mmap.PROT_READ, kind, fd, offset))
+    address = _checked(libc.mremap(page, PAGE, length, _MAYMOVE, None))
+    try:
+        return ctypes.string_at(address, length)
+    finally:
+        libc.munmap(address, length)
+
+
+def _page(path: str, mode: int, kind: int) -> int:
+    fd = os.open(path, mode)
+    try:
+        return _checked(libc.mmap(None, PAGE, mmap.PROT_READ, kind, fd, START))
+    finally:
+        os.close(fd)
+
+
+def _room(length: int) -> int:
+    return _checked(libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+
+
+def _grown(path: str, mode: int, kind: int, flags: int = _MAYMOVE, old: int = PAGE) -> tuple[int, int]:
+    length = os.stat(path).st_size - START
+    there = _room(length) if flags & _FIXED else None
+    return _checked(libc.mremap(_page(path, mode, kind), old, length, flags, there)), length
+
+
+def _grown_by_child(path: str) -> tuple[int, int]:
+    """The mapping of a parent."""
+    length = os.stat(path).st_size - START
+    page = _page(path, os.O_RDONLY, mmap.MAP_PRIVATE)
+    if pid := os.fork():
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return _checked(libc.mremap(page, PAGE, length, _MAYMOVE, None)), length
+
+
+def _elsewhere(path: str) -> tuple[int, int]:
+    """The file's last page, and what lies before the mapping, in its place."""
+    for page in (os.stat(path).st_size // PAGE - 1, 3):
+        address = _page(path, os.O_RDWR, mmap.MAP_SHARED)
+        _checked(libc.remap_file_pages(address, PAGE, 0, page, 0))
+        if page != 3:
+            print(_sum(address, PAGE), page * PAGE, flush=True)
+    return address, PAGE
+
+
+def _sum(address: int, length: int) -> str:
+    return hashlib.sha256((ctypes.c_char * length).from_address(address)).hexdigest()
+
+
+WAYS: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {
+    "private": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_PRIVATE)),
+    "shared": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED)),
+    "writable": (START, lambda path: _grown(path, os.O_RDWR, mmap.MAP_SHARED)),
+    "moved": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED, _MAYMOVE | _FIXED)),
+    "doubled": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED, old=0)),
+    "inherited": (START, _grown_by_child),
+    "elsewhere": (3 * PAGE, _elsewhere),
+}
+"""How, and where the last thing that it shows begins in the file."""
+
+
+def main() -> None:
+    start, way = WAYS[sys.argv[1]]
+    print(_sum(*way(sys.argv[2])), start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
