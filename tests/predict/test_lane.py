@@ -9,7 +9,7 @@ import pytest
 
 from active_restore.restore.progress import PredictionCount
 from tests.kernel.rig import MIB, marked
-from tests.kernel.tasks import read, run
+from tests.kernel.tasks import python, read, run
 from tests.kernel.waiting import wait_until
 from tests.predict.programs import chain
 
@@ -95,6 +95,23 @@ def test_siblings_come_after_some_faults_in_a_directory(slow_rig: Rig, target: P
     follow = [target / f"package/module{number:02}.py" for number in range(6, 14)]
     wait_until(lambda: not any(map(marked, follow)), "the next ones are there")
     assert marked(target / "package/module05.big")
+    assert marked(target / "package/module14.py")
+    slow_rig.finish(command, target)
+    slow_rig.verify(target)
+
+
+def test_who_opens_a_file_again_has_not_waited_for_it(slow_rig: Rig, target: Path) -> None:
+    """As a writer, before it is durable (or with an access that nobody could see through): that is no second fault."""
+    package = slow_rig.tree / "package"
+    package.mkdir()
+    for number in range(40):
+        (package / f"module{number:02}.py").write_text(f"number = {number}\n" * 100)
+    command = slow_rig.restore(target, *LIMIT)
+    for number in (3, 4):
+        python("open(sys.argv[1]).read()\nos.open(sys.argv[1], os.O_RDWR)", target / f"package/module{number:02}.py")
+    read(target / "package/module05.py")
+    follow = [target / f"package/module{number:02}.py" for number in range(6, 14)]
+    wait_until(lambda: not any(map(marked, follow)), "the next ones are there")
     assert marked(target / "package/module14.py")
     slow_rig.finish(command, target)
     slow_rig.verify(target)

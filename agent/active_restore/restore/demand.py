@@ -155,6 +155,7 @@ class Demand:
         if self._shop.board.state[row] == State.REFUSED:
             self._fail(row, self._refusals.get(row, errno.EIO), "")
             return
+        was_there = self._shop.board.state[row] == State.FILLED
         filling = Filling(self._shop.mount_fd, file, self._shop.board, self._shop.marker_prefix)
         try:
             claim = filling.claim(wait=wait)
@@ -166,7 +167,7 @@ class Demand:
                 self._slow.submit(self._restore_guarded, file)
             elif claim is Claim.FILLED_ALREADY:
                 self._let_go_on(file, filling, ours=ours)
-                self._on_served(row, was_there=False)
+                self._on_served(row, was_there=was_there)
             else:
                 self._conclude(file, filling)
         except ContentError as error:
