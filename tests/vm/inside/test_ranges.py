@@ -157,6 +157,18 @@ def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[
     os.truncate(gate.file, SIZE)
 
 
+def test_hole_by_a_mapping(gate: RangeGate) -> None:
+    """MADV_REMOVE of what is mapped punches the file."""
+    code = """
+        import mmap, os, sys
+        view = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 8192, offset=1 << 20)
+        view.madvise(mmap.MADV_REMOVE, 0, 4096)
+        print("done")
+    """
+    assert python(code, gate.file).finish() == "done\n"
+    assert [(wait.intent, wait.range) for wait in gate.waits] == [(Intent.MAP, (0, TO_THE_END)), (Intent.WHOLE, None)]
+
+
 def test_behind_the_end_nobody_waits(gate: RangeGate) -> None:
     assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 10, 400 << 20))", gate.file).finish() == "b''\n"
     assert gate.waits == []
