@@ -105,12 +105,13 @@ def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
     again += "print(os.pread(fd, 3, 1_500_000).hex(), len(seen))"
     assert python(again, target / "handler later").decode().split() == [models["handler later"][1_500_000:1_500_003].hex(), "1"]
     wait = "fd = os.open(sys.argv[1], os.O_RDWR)\nprint(flush=True)\nsys.stdin.readline()\n"
-    with Task.python(wait + "os.pwrite(fd, b'x', 2_000_000); " + look[6:-7], target / "traced later") as task:
+    access = "print(os.pread(fd, 3, 1_500_000).hex(), os.pwrite(fd, b'x', 2_000_000))"
+    with Task.python(wait + access, target / "traced later") as task:
         task.line()
         with Task("strace", "-o", "/dev/null", "-p", str(task.pid)) as tracer:
             until(lambda: "TracerPid:\t0" not in Path(f"/proc/{task.pid}/status").read_text(), "it is traced")
             task.say(b"\n")
-            task.output()
+            assert task.output().decode().split() == [models["traced later"][1_500_000:1_500_003].hex(), "1"]
             tracer.finish()
     models["traced later"][2_000_000:2_000_001] = b"x"
     assert all(marked(target / name) for name in ("handler later", "traced later"))
