@@ -148,7 +148,13 @@ ro, true = os.open(sys.argv[1], os.O_RDONLY), os.open("/bin/true", os.O_RDONLY)
 """
 
 
-@pytest.mark.parametrize(("call", "intents", "span"), _CASES.values(), ids=_CASES)
+_SAMPLED = ("pread", "mmap", "shared mmap", "pwrite", "copy_file_range to it")
+
+
+@pytest.mark.parametrize(
+    ("call", "intents", "span"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.ci("6.12")] if name in _SAMPLED else []) for name, case in _CASES.items()],
+)
 def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[Intent], span: tuple[int, int] | None) -> None:
     assert python(f"{_CODE}\n{call}\nprint('done')", gate.file, disk / "out").finish() == "done\n"
     # A thread may be just reporting itself again when its range is made present.
@@ -175,6 +181,7 @@ def test_behind_the_end_nobody_waits(gate: RangeGate) -> None:
     assert gate.waits == []
 
 
+@pytest.mark.ci("6.12")
 def test_what_is_there_is_not_waited_for(gate: RangeGate) -> None:
     """Single pages, groups of them, and all; and the first writer is told of."""
     pages = gate.presence.pages
