@@ -1,6 +1,6 @@
 """Attacks of ``tests/torture`` on restores that BPF holds: kills in every phase, and power cuts, on an emulated processor.
 
-In CI a sample of kills; ACTIVE_RESTORE_BLOWS and ACTIVE_RESTORE_CUTS say how many, ACTIVE_RESTORE_SEED repeats a choice.
+ACTIVE_RESTORE_BLOWS and ACTIVE_RESTORE_CUTS say how many, ACTIVE_RESTORE_SEED repeats a choice.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def _attacked(module: str, words: tuple[str, ...], place: Path) -> Counter[str]:
     return counts
 
 
-@pytest.mark.ci("6.12")
 def test_lives_under_attack(place: Path, disk: Path) -> None:
     counts = _attacked("tests.torture.lives", (disk.name, _SEED, _BLOWS), place)
     assert counts.total() - counts["lives"] >= int(_BLOWS)
