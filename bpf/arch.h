@@ -84,8 +84,8 @@ static __always_inline bool is_restartable_access(u32 nr, bool compat, u64 reque
 		       nr == 324 || nr == 333 || nr == 334 || nr == 377 || nr == 378 || nr == 379;
 	if (nr == 16) /* ioctl */
 		return request == FICLONE || request == FICLONERANGE;
-	/* execve io_submit fallocate execveat */
-	return nr == 59 || nr == 209 || nr == 285 || nr == 322;
+	/* madvise execve io_submit fallocate execveat */
+	return nr == 28 || nr == 59 || nr == 209 || nr == 285 || nr == 322;
 }
 
 static __always_inline bool is_mapping(u32 nr, bool compat)
@@ -151,8 +151,8 @@ static __always_inline bool is_restartable_access(u32 nr, bool compat, u64 reque
 		       nr == 352 || nr == 361 || nr == 362 || nr == 391 || nr == 392 || nr == 393;
 	if (nr == 29) /* ioctl */
 		return request == FICLONE || request == FICLONERANGE;
-	/* io_submit fallocate execve execveat */
-	return nr == 2 || nr == 47 || nr == 221 || nr == 281;
+	/* io_submit fallocate execve madvise execveat */
+	return nr == 2 || nr == 47 || nr == 221 || nr == 233 || nr == 281;
 }
 
 static __always_inline bool is_mapping(u32 nr, bool compat)

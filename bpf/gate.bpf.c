@@ -173,12 +173,16 @@ static __always_inline bool blocks_sigcont(struct task_struct *task)
 	return task->blocked_signals[0] & SIGNAL_BIT(SIGCONT);
 }
 
+static __always_inline bool handles_sigcont(struct task_struct *task)
+{
+	return (unsigned long)task->sighand->sigcont_handler > SIG_IGN;
+}
+
 /* Why this thread cannot be held by a restarted call: 0 or the slot in counts. */
 static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs *regs, u32 hook, bool is_waiter)
 {
 	u32 nr = CALL_NUMBER(regs);
 	bool compat = IS_COMPAT(regs);
-	unsigned long handler;
 
 	/* Workers have no user mode to restart in; exec by the kernel itself (modprobe) has not entered it yet. */
 	if (task->flags & PF_WORKERS || !FROM_USER_MODE(regs))
@@ -192,14 +196,25 @@ static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs 
 		return COUNT_ODD_SYSCALL;
 	if (hook == HOOK_MMAP && !is_mapping(nr, compat))
 		return COUNT_ODD_SYSCALL;
+	/* The guard does not see who reads, writes or maps: see must_stop. */
+	if (hook == HOOK_PERMISSION || hook == HOOK_MMAP)
+		return 0;
 	/* The agent itself traces threads that it parks. */
 	if (task->ptrace && !is_waiter)
 		return COUNT_ODD_TRACED;
 	/* Our SIGCONT would run their handler, or stay queued where it is blocked: the guard is better there, but sees opens only. */
-	handler = (unsigned long)task->sighand->sigcont_handler;
-	if (handler > SIG_IGN || (blocks_sigcont(task) && hook == HOOK_OPEN))
+	if (handles_sigcont(task) || (blocks_sigcont(task) && hook == HOOK_OPEN))
 		return COUNT_ODD_SIGCONT;
 	return 0;
+}
+
+/* Whether its process is stopped for this access, because its thread would not spin: its tracer would see every signal, its own
+ * handler would run for every SIGCONT. One stop and one SIGCONT are what any process may see. */
+static __always_inline bool must_stop(struct task_struct *task, u32 hook, bool is_waiter)
+{
+	if (hook != HOOK_PERMISSION && hook != HOOK_MMAP)
+		return false;
+	return handles_sigcont(task) || (task->ptrace && !is_waiter);
 }
 
 /* Make a signal pending, so that the kernel restarts the call. Returns 0, or what bpf_send_signal said. */
@@ -208,7 +223,7 @@ static __always_inline long interrupt(struct task_struct *task, u32 hold)
 	unsigned long stops;
 	long failed;
 
-	if (hold == HOLD_STOP)
+	if (hold != HOLD_SPIN)
 		return bpf_send_signal(SIGSTOP);
 	if (task->thread_flags & (1UL << TIF_SIGPENDING))
 		return 0;
@@ -296,7 +311,7 @@ static __always_inline int enter(struct task_struct *task, struct pt_regs *regs,
 	wait.hook = access->hook;
 	wait.policy = policy;
 	wait.syscall = CALL_NUMBER(regs);
-	wait.hold = choose_hold(wait.since_ns, 0, 0);
+	wait.hold = must_stop(task, access->hook, false) ? HOLD_ONLY_STOP : choose_hold(wait.since_ns, 0, 0);
 	bpf_get_current_comm(wait.comm, sizeof(wait.comm));
 
 	entered = waiters.update(&tid, &wait) == 0;
@@ -332,7 +347,8 @@ static __always_inline int wait_on(struct task_struct *task, struct wait *wait, 
 		waiters.delete(&tid);
 		return refusal(verdict);
 	}
-	hold = choose_hold(bpf_ktime_get_ns(), order, wait->since_ns);
+	hold = wait->hold == HOLD_ONLY_STOP || must_stop(task, wait->hook, true) ? HOLD_ONLY_STOP :
+										   choose_hold(bpf_ktime_get_ns(), order, wait->since_ns);
 	wait->passes++;
 	wait->hold = hold;
 	if (interrupt(task, hold)) {

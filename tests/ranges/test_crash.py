@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OLD_NS = 1_400_000_000_987_654_321
 SIZE = 5 * MIB + 777
-# Each on a file of its own, whose pages are missing. All but the last five leave it half restored.
+# Each on a file of its own, whose pages are missing. All but the last six leave it half restored.
 ACTIONS = {
     "read": "os.pread(os.open(p, os.O_RDONLY), 10, 2_000_000)",
     "write": "os.pwrite(os.open(p, os.O_WRONLY), b'new', 3_000_001)",
@@ -42,9 +42,11 @@ ACTIONS = {
     "truncate": "os.truncate(p, 50_000)\nos.truncate(p, 5_000_000)",
     "open for nothing": "os.close(os.open(p, os.O_WRONLY | os.O_TRUNC))",
     "allocate": "os.posix_fallocate(os.open(p, os.O_RDWR), 100_000, 500_000)",
+    "hole in a mapping": "import mmap\nm = mmap.mmap(os.open(p, os.O_RDWR), 8192, offset=1 << 20)\n"
+    + "m.madvise(mmap.MADV_REMOVE, 0, 4096)",
     "copy in": "fd = os.open(p, os.O_RDWR)\nos.copy_file_range(fd, fd, 100_000, 0, 1_000_000)",
 }
-HALF = list(ACTIONS)[:-5]
+HALF = list(ACTIONS)[:-6]
 
 
 def act(folder: Path) -> None:

@@ -114,7 +114,7 @@ def exercise_under_kills(rig: Rig, target: Path, seed: int, operations: int, *, 
             lines = [waiting.submit(task.line) for task in tasks]
             while not all(line.done() for line in lines):
                 # At a random moment, unless they are done before.
-                wait(lines, dice.random())
+                wait(lines, dice.random() * (10 if small else 1))
                 command.kill()
                 kills += 1
                 command = rig.resume(target)

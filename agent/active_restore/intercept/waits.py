@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TID = struct.Struct("=I")
 _ABI = abi.load()
 _WAIT, _ORDER = _ABI.structs["wait"], _ABI.structs["order"]
-_STOP = _ABI.constants["HOLD_STOP"]
+_SPIN, _STOP = _ABI.constants["HOLD_SPIN"], _ABI.constants["HOLD_STOP"]
 _PATIENT = _ABI.constants["POLICY_BACKGROUND"]
 _UNKNOWN = (1 << 64) - 1
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP})
@@ -65,7 +65,7 @@ def decode(raw: bytes) -> Wait:
         Intent(wait["intent"]),
         span,
         wait["comm"].split(b"\0", 1)[0].decode(errors="replace"),
-        wait["hold"] == _STOP,
+        wait["hold"] != _SPIN,
         wait["policy"] == _PATIENT,
         wait["passes"],
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.rig import MIB, Rig, marked
-from tests.kernel.tasks import python, read, run
+from tests.kernel.tasks import Task, python, read, run
 from tests.ranges import test_fsx as fsx
 from tests.ranges import test_mappings as mappings
 from tests.ranges.elsewhere import begin_elsewhere
@@ -37,7 +37,20 @@ def again(read):
         except BlockingIOError:
             os.sched_yield()
 """
-_OTHERS = ("strace", "handler", "blocked", "write", "append", "store", "truncate", "late", "ring", "program")
+_OTHERS = (
+    "strace",
+    "handler",
+    "blocked",
+    "write",
+    "append",
+    "store",
+    "truncate",
+    "late",
+    "ring",
+    "program",
+    "handler later",
+    "traced later",
+)
 
 
 @pytest.fixture
@@ -87,13 +100,28 @@ def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
     assert [name for name in ("strace", "handler", "blocked") if marked(target / name)] == ["blocked"]
     run(target / "program")
     assert not marked(target / "program")
+    # Once it has the file open, its process is stopped.
+    again = "fd = os.open(sys.argv[1], os.O_RDONLY)\nseen = []\n" + catches.replace("print('continued')", "seen.append(1)")
+    again += "print(os.pread(fd, 3, 1_500_000).hex(), len(seen))"
+    assert python(again, target / "handler later").decode().split() == [models["handler later"][1_500_000:1_500_003].hex(), "1"]
+    wait = "fd = os.open(sys.argv[1], os.O_RDWR)\nprint(flush=True)\nsys.stdin.readline()\n"
+    access = "print(os.pread(fd, 3, 1_500_000).hex(), os.pwrite(fd, b'x', 2_000_000))"
+    with Task.python(wait + access, target / "traced later") as task:
+        task.line()
+        with Task("strace", "-o", "/dev/null", "-p", str(task.pid)) as tracer:
+            until(lambda: "TracerPid:\t0" not in Path(f"/proc/{task.pid}/status").read_text(), "it is traced")
+            task.say(b"\n")
+            assert task.output().decode().split() == [models["traced later"][1_500_000:1_500_003].hex(), "1"]
+            tracer.finish()
+    models["traced later"][2_000_000:2_000_001] = b"x"
+    assert all(marked(target / name) for name in ("handler later", "traced later"))
     # Who makes a ring after it has opened the file is told to try again, and finds the whole file then.
     before, _, read = READERS["io_uring"].rpartition("say")
     assert read == "(rings.Ring('inline').read(os.open(p, os.O_RDONLY), length, start))"
     code = f"{_PATIENT}{before}fd = os.open(p, os.O_RDONLY)\nring = rings.Ring('inline')\n"
     out = python(code + "say(again(lambda: ring.read(fd, length, start)))", target / "ring", "1000000", "5000")
     assert out.decode().strip() == hashlib.sha256(models["ring"][1_000_000:1_005_000]).hexdigest()
-    assert not marked(target / "ring")
+    until(lambda: not marked(target / "ring"), "the file is finished, which was read as soon as it was complete")
 
 
 def _writers(target: Path, models: dict[str, bytearray]) -> None:

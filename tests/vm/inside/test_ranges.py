@@ -148,7 +148,13 @@ ro, true = os.open(sys.argv[1], os.O_RDONLY), os.open("/bin/true", os.O_RDONLY)
 """
 
 
-@pytest.mark.parametrize(("call", "intents", "span"), _CASES.values(), ids=_CASES)
+_SAMPLED = ("pread", "mmap", "shared mmap", "pwrite", "copy_file_range to it")
+
+
+@pytest.mark.parametrize(
+    ("call", "intents", "span"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.ci("6.12")] if name in _SAMPLED else []) for name, case in _CASES.items()],
+)
 def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[Intent], span: tuple[int, int] | None) -> None:
     assert python(f"{_CODE}\n{call}\nprint('done')", gate.file, disk / "out").finish() == "done\n"
     # A thread may be just reporting itself again when its range is made present.
@@ -157,11 +163,25 @@ def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[
     os.truncate(gate.file, SIZE)
 
 
+def test_hole_by_a_mapping(gate: RangeGate) -> None:
+    """MADV_REMOVE of what is mapped punches the file."""
+    code = """
+        import mmap, os, sys
+        view = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 8192, offset=1 << 20)
+        view.madvise(mmap.MADV_REMOVE, 0, 4096)
+        print("done")
+    """
+    assert python(code, gate.file).finish() == "done\n"
+    waits = list(dict.fromkeys((wait.intent, wait.range) for wait in gate.waits))
+    assert waits == [(Intent.MAP, (0, TO_THE_END)), (Intent.WHOLE, None)]
+
+
 def test_behind_the_end_nobody_waits(gate: RangeGate) -> None:
     assert python("import os, sys; print(os.pread(os.open(sys.argv[1], 0), 10, 400 << 20))", gate.file).finish() == "b''\n"
     assert gate.waits == []
 
 
+@pytest.mark.ci("6.12")
 def test_what_is_there_is_not_waited_for(gate: RangeGate) -> None:
     """Single pages, groups of them, and all; and the first writer is told of."""
     pages = gate.presence.pages
