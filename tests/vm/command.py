@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -60,4 +61,6 @@ def _tell(output: Path, ended: threading.Event) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever ends us ends the machine, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(run(sys.argv[1], sys.argv[2:], BUILD / "runs" / "command"))
