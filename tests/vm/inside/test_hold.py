@@ -54,6 +54,8 @@ def test_refusal_is_an_errno(guarded: Guarded, code: int) -> None:
     attempt = "import sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
     child = python(attempt, guarded.paths[row])
     guarded.parked(child.pid)
+    # It may be parked before anybody was told.
+    guarded.faulted(row)
     guarded.interceptor.refuse(row, code, guarded.of(row))
     assert child.finish() == f"{code}\n"
     # The placeholder stays guarded: the next one waits again.
