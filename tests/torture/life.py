@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from active_restore.control.registry import directory_name
-from tests.kernel.rig import traces
+from tests.kernel.rig import INTERCEPTORS, traces
 from tests.kernel.waiting import DEADLINE_S, wait_until
 from tests.torture.blows import AGENT, KEEPER, LAYER, STANDBY, WORKER, Attacker
 from tests.torture.users import Crowd
@@ -48,12 +48,13 @@ def fill(tree: Path) -> None:
 class Life:
     """One restore onto ``target``; every choice follows from the seed (the moments are the machine's all the same)."""
 
-    def __init__(self, rig: Rig, target: Path, seed: int) -> None:
+    def __init__(self, rig: Rig, target: Path, seed: int, most_blows: int = _BLOWS[1]) -> None:
         self._rig = rig
         self._target = target
         self._seed = seed
         self._agents: list[Command] = []
         self._dice = random.Random(seed)
+        self._blows = min(self._dice.randint(*_BLOWS), most_blows)
         self.attacker = Attacker(rig, self._dice)
         self._guarded = False
         self._over = False
@@ -65,7 +66,7 @@ class Life:
         agent = self._begin()
         try:
             self._first_blow(agent)
-            for _ in range(self._dice.randint(*_BLOWS)):
+            for _ in range(self._blows):
                 if self._over:
                     break
                 agent = self._going_on(agent)
@@ -88,7 +89,8 @@ class Life:
 
     def _begin(self) -> Command:
         self._guarded = False
-        return self._start("restore", self._rig.source, self._target, "--limit", self._dice.choice(_LIMITS))
+        how = ("--limit", self._dice.choice(_LIMITS), "--interceptor", INTERCEPTORS[0])
+        return self._start("restore", self._rig.source, self._target, *how)
 
     def _start(self, *arguments: str | Path) -> Command:
         self._agents.append(self._rig.start(*arguments))

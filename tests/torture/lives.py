@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> None:
             with Stable() as stable:
                 rig = WarmRig(place / f"l{number}", tree, stable)
                 rig.place.mkdir()
-                life = Life(rig, disk.mount / f"life{number}", int(seed) + number)
+                left = int(blows) - sum(dealt.values())
+                life = Life(rig, disk.mount / f"life{number}", int(seed) + number, left)
                 print(f"life {number}, seed {int(seed) + number}", flush=True)
                 life.live()
                 assert rig.end() == []

@@ -28,11 +28,21 @@ _PROJECT = _HERE.parents[1]
 _FILE_SYSTEMS = ("ext4", "xfs")
 _TIMEOUT_S = float(os.environ.get("ACTIVE_RESTORE_VM_SECONDS", "1500"))
 # Tests of all interceptors, which make their disks themselves.
-_SHARED = ("tests/intercept/test_contract.py", "tests/restore", "tests/ranges/test_programs.py")
+_SHARED = ("tests/intercept/test_contract.py", "tests/restore", "tests/ranges/test_programs.py", "tests/torture")
 # Each kernel and each file system once: a boot and its tests take minutes on an emulated processor.
 _SAMPLED = {"6.12": "ext4", "6.1": "xfs"}
-# How often the agent is killed in one test; how many operations the exerciser of files by range does, and which.
-_PASSED_ON = ("ACTIVE_RESTORE_KILLS", "ACTIVE_RESTORE_FSX", "ACTIVE_RESTORE_FSX_SEED")
+# Those that are open-ended: ``tests/vm/inside/test_attacks.py`` runs what they run, in small.
+_ENDLESS = ("--ignore=tests/torture/test_kills.py", "--ignore=tests/torture/test_power_cuts.py")
+# How often something is done in one test, and which of many.
+_PASSED_ON = (
+    "ACTIVE_RESTORE_KILLS",
+    "ACTIVE_RESTORE_FSX",
+    "ACTIVE_RESTORE_FSX_SEED",
+    "ACTIVE_RESTORE_BLOWS",
+    "ACTIVE_RESTORE_CUTS",
+    "ACTIVE_RESTORE_SEED",
+    "STRANGERS_SECONDS",
+)
 
 _COLLECT = ("--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.vm.report")
 
@@ -56,7 +66,7 @@ def _inside() -> list[Inside]:
     """All of them, by pytest itself."""
     with tempfile.NamedTemporaryFile("r") as listed:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *_COLLECT, str(_HERE / "inside"), *_SHARED],
+            [sys.executable, "-m", "pytest", *_COLLECT, *_ENDLESS, str(_HERE / "inside"), *_SHARED],
             cwd=_PROJECT,
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
