@@ -59,6 +59,7 @@ def test_what_lies_before_a_mapping_is_not_waited_for(rig: Rig, ext4_target: Pat
             assert view[:] == content[MIB:][:PAGE]
         assert client.status().ranges.bytes_present == SIZE
     rig.finish(command, ext4_target)
+    rig.assert_clean(ext4_target)
 
 
 def test_through_fuse_all_is_wanted(rig: Rig, ext4_target: Path, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def _present(rig: Rig, target: Path) -> tuple[int, int]:
 
 def test_postgresql_answers_on_one_table_while_the_rest_is_missing(rig: Rig, public: Path) -> None:
     _make_cluster(public / "made")
-    shutil.move(public / "made" / DIRECTORY, rig.tree / DIRECTORY)
+    # Not shutil.move: to another file system it takes no owners along.
+    _run("mv", public / "made" / DIRECTORY, rig.tree / DIRECTORY)
     from_restic(rig)
     with mounted("ext4", public / "disk") as disk:
         target = disk.mount / "target"
