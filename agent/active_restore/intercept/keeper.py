@@ -170,15 +170,18 @@ class Keeper:
         peer.setblocking(True)
         wire.widen(peer)
         inheritance = [self._group, self._listener.fileno(), self._ledger.fd]
+        # Before it is told that it is the agent: from then on nobody is refused.
+        refusal, self._ledger.refusal = self._ledger.refusal, 0
         try:
             socket.send_fds(peer, [wire.pack(wire.WELCOME, os.getpid())], inheritance)
         except OSError:
             # It died while it said hello.
             peer.close()
+            if refusal:
+                self._abandon(refusal)
             return
         with self._lock:
             self._agent = peer
-            self._ledger.refusal = 0
             self._backlog = deque(self._held.values())
         self._flush()
 
