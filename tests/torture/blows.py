@@ -99,9 +99,13 @@ class Attacker:
 
 
 class Prison:
-    """A cgroup with a memory limit, where the OOM killer rules (version 1 or 2); ``with`` removes it when it is empty."""
+    """A cgroup with a memory limit, where the OOM killer rules (version 1 or 2); ``with`` removes it when it is empty.
 
-    def __init__(self, name: str, limit_bytes: int) -> None:
+    ``throttled`` (version 2 alone): nobody is killed there, but whoever wants more is slowed down (``memory.high``).
+    """
+
+    def __init__(self, name: str, limit_bytes: int, *, throttled: bool = False) -> None:
+        self._word = "high" if throttled else "max"
         old = Path("/sys/fs/cgroup/memory")
         self._old = old.is_dir()
         self._place = (old if self._old else Path("/sys/fs/cgroup")) / name
@@ -122,7 +126,7 @@ class Prison:
         self._write()
 
     def _write(self) -> None:
-        (self._place / ("memory.limit_in_bytes" if self._old else "memory.max")).write_text(str(self._limit_bytes))
+        (self._place / ("memory.limit_in_bytes" if self._old else f"memory.{self._word}")).write_text(str(self._limit_bytes))
 
     def killed(self) -> int:
         """How many processes the kernel has killed here."""
@@ -133,7 +137,7 @@ class Prison:
         """How often its processes met the limit, and had to give back pages or wait until some were written."""
         if self._old:
             return int((self._place / "memory.failcnt").read_text())
-        return int((self._place / "memory.events").read_text().split("max ")[1].split()[0])
+        return int((self._place / "memory.events").read_text().split(f"{self._word} ")[1].split()[0])
 
     def __exit__(self, *_: object) -> None:
         wait_until(self._removed, f"{self._place} can be removed")

@@ -29,7 +29,7 @@ _STEP = 10 * MIB
 _MAX_STARTS = 60
 _ROOM_BYTES = 224 * MIB
 _FLOOD_MIB = 160
-_FLOOD = """
+FLOOD = """
 import os, sys
 part = os.urandom(1 << 20)
 fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
@@ -63,7 +63,7 @@ def test_dirty_pages_fill_all_memory(rig: Rig, target: Path) -> None:
     with Prison(f"active-restore-test-{os.getpid()}", _ROOM_BYTES) as prison, contextlib.ExitStack() as stack:
         rig.way_in = prison.way_in
         command = rig.restore(target, "--limit", "8MiB/s")
-        argv = (*prison.way_in, sys.executable, "-S", "-E", "-c", _FLOOD, str(_FLOOD_MIB))
+        argv = (*prison.way_in, sys.executable, "-S", "-E", "-c", FLOOD, str(_FLOOD_MIB))
         floods = [stack.enter_context(Task(*argv, target / f"flood{n}")) for n in (1, 2)]
         assert [task.line() for task in floods] == [b"here\n"] * 2
         for name in names[::-7]:
