@@ -23,7 +23,7 @@ from active_restore.errors import Busy, TargetError
 from active_restore.intercept import bpf_load, pins
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates, Rows
-from active_restore.intercept.hold import Holder, rest_after
+from active_restore.intercept.hold import Holder
 from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode, row_of
@@ -165,7 +165,7 @@ class BpfInterceptor:
         with contextlib.suppress(OSError):
             # An old heartbeat stops whole processes: those who spin must not keep it from the processor.
             hurry()
-        beaten, sweep_at = time.monotonic(), 0.0
+        beaten = time.monotonic()
         while not self._ending.wait(_BUSY_SECONDS):
             if self._turn.acquire(timeout=_BEAT_SECONDS):
                 try:
@@ -177,9 +177,7 @@ class BpfInterceptor:
                 self._pins.beat()
                 self._trust_guard()
                 self._policy.refresh()
-                if beaten >= sweep_at:
-                    self._sweep()
-                    sweep_at = rest_after(beaten)
+                self._sweep()
 
     def _trust_guard(self) -> None:
         """The kernel side takes the trust back when that process ends; if it has ended before, nobody would."""

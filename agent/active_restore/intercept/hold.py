@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from active_restore.linux import ptrace
 from active_restore.linux.process import hurry, is_alive, name_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from active_restore.intercept.waits import Wait
 
@@ -33,21 +32,13 @@ _PARK_AFTER_NS = 1_000_000
 _TICK_SECONDS = 0.001
 _TICK_SECONDS_A_THREAD = 0.00002
 _POLL_SECONDS = 0.01
-# What looks after all who wait takes a tenth of the time at most, however many they are and however slow the machine.
-_REST = 10
-# Looking for signals costs about 30 us a thread; others are to be parked meanwhile.
-_LOOKS_AT_ONCE = 128
+# Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
+_POLL_SECONDS_A_THREAD = 0.0002
 _STOP_SECONDS = 0.05
 _LOOK_SECONDS = 0.00005
 # Thousands of spinning threads get a processor seldom: many are asked to stop before the first is waited for.
 _AT_ONCE = 128
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
-
-
-def rest_after(began: float) -> float:
-    """When work that began then and ends now may be done again (``time.monotonic``)."""
-    now = time.monotonic()
-    return now + _REST * (now - began)
 
 
 class Holder:
@@ -75,8 +66,7 @@ class Holder:
         self._continued: list[tuple[float, Wait]] = []
         self._wake = threading.Event()
         self._ending = False
-        self._poll_at = 0.0
-        self._round: Iterator[Wait] = iter(())
+        self._polled = 0.0
         self._thread = threading.Thread(target=self._run, name="hold", daemon=True)
 
     def start(self) -> None:
@@ -141,18 +131,19 @@ class Holder:
         due = self._due()
         for first in range(0, len(due), _AT_ONCE):
             self._park(due[first : first + _AT_ONCE])
-        began = time.monotonic()
-        if began >= self._poll_at:
-            self._poll_at = began + _POLL_SECONDS
+        if time.monotonic() - self._polled >= self._poll_pause():
+            self._polled = time.monotonic()
             self._collect_changes()
             self._look_for_signals()
             self._confirm()
-            self._poll_at = max(self._poll_at, rest_after(began))
 
     def _pause(self) -> float | None:
         if self._watched:
             return _TICK_SECONDS + len(self._watched) * _TICK_SECONDS_A_THREAD
-        return max(self._poll_at - time.monotonic(), 0.0) if self._parked or self._continued or self._late else None
+        return self._poll_pause() if self._parked or self._continued or self._late else None
+
+    def _poll_pause(self) -> float:
+        return _POLL_SECONDS + len(self._parked) * _POLL_SECONDS_A_THREAD
 
     def _due(self) -> list[Wait]:
         before = time.monotonic_ns() - _PARK_AFTER_NS
@@ -232,11 +223,8 @@ class Holder:
             self._take_change(*change)
 
     def _look_for_signals(self) -> None:
-        looked_at = list(itertools.islice(self._round, _LOOKS_AT_ONCE))
-        if len(looked_at) < _LOOKS_AT_ONCE:
-            self._round = iter(list(self._parked.values()))
-        for wait in looked_at:
-            if self._parked.get(wait.tid) is wait and _has_signal(wait):
+        for wait in list(self._parked.values()):
+            if _has_signal(wait):
                 self._let_handle(wait, 0)
 
     def _confirm(self) -> None:
