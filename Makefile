@@ -2,7 +2,7 @@
 
 # The tests of the system's own Python.
 SUITE := libpython$(or $(shell /usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),3.11)-testsuite
-PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio fuse3 gcc gdb git kmod libbpf1 libc6-dev libcap2-bin $(SUITE) make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
+PACKAGES := acl attr btrfs-progs busybox-static chromium debootstrap e2fsprogs fio fuse3 gcc gdb git kmod libbpf1 libc6-dev libcap2-bin $(SUITE) lvm2 make mosquitto perl-base postgresql python3-bpfcc python3-venv qemu-system-x86 qemu-utils restic rsync strace stress-ng systemd util-linux xfsprogs
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
