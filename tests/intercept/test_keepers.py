@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.intercept.fanotify import FanotifyInterceptor
@@ -66,6 +67,37 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
     assert second.keeper_pid == standby
     second.disarm()
     wait_until(lambda: not is_alive(standby), "the keeper has ended")
+
+
+def _awaits_its_turn(pid: int) -> bool:
+    return any(line.split()[1:3] == ["->", "FLOCK"] and str(pid) in line.split() for line in _locks())
+
+
+def _locks() -> list[str]:
+    return Path("/proc/locks").read_text().splitlines()
+
+
+def test_of_two_who_stand_by_one_takes_over(territory: Territory) -> None:
+    """Two who read the same group answer each other's events: tasks would go on before their file is there."""
+    first = FanotifyInterceptor()
+    first.arm(territory)
+    link, _ = first._linked()
+    wait_until(lambda: is_alive(link.ledger.standby), "somebody stands by")
+    kept = link._replace(group=os.dup(link.group), listener=os.dup(link.listener))
+    first.leave()
+    earlier = kept.ledger.standby
+    _stand_by_for_nobody(kept, territory)
+    wait_until(lambda: kept.ledger.standby not in (0, earlier), "another one stands by")
+    both = {earlier, kept.ledger.standby}
+    _end(kept.ledger.keeper)
+    for fd in (kept.group, kept.listener):
+        os.close(fd)
+    wait_until(lambda: kept.ledger.keeper in both, "one has taken over")
+    (other,) = both - {kept.ledger.keeper}
+    wait_until(lambda: _awaits_its_turn(other), "the other one waits")
+    _end(kept.ledger.keeper)
+    wait_until(lambda: kept.ledger.keeper == other, "it is its turn")
+    _disarm(FanotifyInterceptor(), territory)
 
 
 @contextlib.contextmanager

@@ -290,14 +290,18 @@ def main(arguments: list[str]) -> None:
     ledger = Ledger(ledger_fd)
     listener = socket.socket(fileno=listener_fd)
     keeper = Keeper(group, ledger, listener, prefix, mask)
-    note = ledger.keep if watch < 0 else ledger.stand_by
-    note(os.getpid())
+    if watch < 0:
+        ledger.await_turn()
+        ledger.keep(os.getpid())
+    else:
+        ledger.stand_by(os.getpid())
     # The agent that started us may be dead by now, and the keeper with it: then we are all that is left of the guard.
     with contextlib.suppress(BrokenPipeError):
         os.write(ready, str(os.getpid()).encode())
     os.close(ready)
     if watch >= 0:
         stand_by(watch)
+        ledger.await_turn()
         if ledger.disarmed:
             return
         ledger.keep(os.getpid())

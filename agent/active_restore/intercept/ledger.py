@@ -8,6 +8,7 @@ Not kept here: the descriptors of events. They die with the keeper that read the
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -233,6 +234,16 @@ class Ledger:
         self._words[_KEEPER] = pid
         if self._words[_STANDBY] == pid:
             self._words[_STANDBY] = 0
+
+    def await_turn(self) -> None:
+        """Wait until no other process reads the group; then nobody else does until this process ends.
+
+        Several may stand by (an agent dies while it starts one, and the next agent starts another). Two who read the same group
+        give the same numbers to different events, and the answer to one would let the task of the other go on.
+        """
+        # A description of our own: those that were inherited are one and the same, and so would be their lock.
+        turn = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(turn, fcntl.LOCK_EX)
 
     @property
     def highest(self) -> int:
