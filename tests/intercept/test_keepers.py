@@ -45,14 +45,20 @@ def _stand_by_for_nobody(link: Link, territory: Territory) -> None:
         os.close(fd)
 
 
-def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> None:
-    """It may be all that is left of the guard: who dies then lets everybody through to what is not restored yet."""
-    first = FanotifyInterceptor()
-    first.arm(territory)
-    link, _ = first._linked()
+def _left_by_an_agent(territory: Territory) -> Link:
+    """Of a keeper and a standby whose agent has left: what they hold, with descriptors of our own."""
+    agent = FanotifyInterceptor()
+    agent.arm(territory)
+    link, _ = agent._linked()
     wait_until(lambda: is_alive(link.ledger.standby), "somebody stands by")
     kept = link._replace(group=os.dup(link.group), listener=os.dup(link.listener))
-    first.leave()
+    agent.leave()
+    return kept
+
+
+def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> None:
+    """It may be all that is left of the guard: who dies then lets everybody through to what is not restored yet."""
+    kept = _left_by_an_agent(territory)
     _end(kept.ledger.standby)
     before = kept.ledger.standby
     _stand_by_for_nobody(kept, territory)
@@ -79,12 +85,7 @@ def _locks() -> list[str]:
 
 def test_of_two_who_stand_by_one_takes_over(territory: Territory) -> None:
     """Two who read the same group answer each other's events: tasks would go on before their file is there."""
-    first = FanotifyInterceptor()
-    first.arm(territory)
-    link, _ = first._linked()
-    wait_until(lambda: is_alive(link.ledger.standby), "somebody stands by")
-    kept = link._replace(group=os.dup(link.group), listener=os.dup(link.listener))
-    first.leave()
+    kept = _left_by_an_agent(territory)
     earlier = kept.ledger.standby
     _stand_by_for_nobody(kept, territory)
     wait_until(lambda: kept.ledger.standby not in (0, earlier), "another one stands by")
