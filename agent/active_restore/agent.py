@@ -29,6 +29,7 @@ from active_restore.restore.progress import Done, Progress
 from active_restore.restore.rebuild import is_copied
 from active_restore.settings.file import settings_path
 from active_restore.source.open import local_paths, open_source
+from active_restore.store.addresses import AddressBook
 from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -235,11 +236,12 @@ class _Opening:
 
 def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
     turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
+    book = AddressBook(str(job.state_dir / "addresses"))
     if not wait or job.phase not in ("revealing", "restoring", "refusing"):
-        return open_source(job.options.source, env, turnstile)
+        return open_source(job.options.source, env, turnstile, book)
     from active_restore.source.later import LaterSource
 
-    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile, book))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter, server: ControlServer) -> Done:
