@@ -176,6 +176,25 @@ def test_kill_is_immediate_and_known(bench: Bench) -> None:
     until(lambda: bench.lost == [wait], "the end of the wait")
 
 
+def test_killed_and_let_go_at_once(bench: Bench) -> None:
+    """The kernel shows its parent nothing of its end before its tracer has taken note."""
+    child, wait = _park(bench)
+    # Not looked after again before it is let go.
+    bench.holder._poll_at = time.monotonic() + 1
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: state_of(child.pid) == "Z", "its end")
+    bench.holder.free(*wait.key)
+    assert child.status() == -signal.SIGKILL
+
+
+def test_killed_before_it_was_parked(bench: Bench) -> None:
+    child, wait = bench.spin()
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.status() == -signal.SIGKILL
+    bench.holder.watch(wait)
+    until(lambda: bench.lost == [wait], "the end of the wait")
+
+
 def test_users_stop_and_continue(bench: Bench) -> None:
     child, wait = _park(bench)
     os.kill(child.pid, signal.SIGSTOP)
