@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -177,3 +178,19 @@ def only_agent(name: str) -> Iterator[None]:
             # Nothing came of it, or it is over.
             shutil.rmtree(directory, ignore_errors=True)
         os.close(fd)
+
+
+@contextlib.contextmanager
+def only_copy(restore_id: str) -> Iterator[None]:
+    """Hold a restore whose state is not there: copies of its target (snapshots of LVM) are other targets with the same id.
+
+    By an abstract address, which is gone with its holder. Raises ``Busy``.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0active-restore/{restore_id}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Busy("another copy of this target is restored just now", "see: active-restore status") from error
+        yield
