@@ -131,14 +131,18 @@ def test_by_other_mounts(held_rig: Rig, target: Path) -> None:
     for name in ("bound", "below"):
         (held_rig.tree / name).write_bytes(os.urandom(MIB))
     command = held_rig.hold(target)
-    for name in ("bind", "upper", "work", "merged"):
+    for name in ("bind", "merged"):
         (held_rig.place / name).mkdir()
+    # In a machine of tests/vm, files that are not on a disk of its own lie in an overlay, which takes no other one on top.
+    above = target.with_name(f"{target.name}-above")
+    for name in ("upper", "work"):
+        (above / name).mkdir(parents=True)
     script = (
         'set -e; mount --bind "$1" "$2/bind"; cat "$2/bind/bound" > "$2/out-bound"; '
-        'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"; '
+        'mount -t overlay overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" "$2/merged"; '
         'cat "$2/merged/below" > "$2/out-below"; umount "$2/merged"; umount "$2/bind"'
     )
-    run("unshare", "--mount", "sh", "-c", script, "sh", target, held_rig.place)
+    run("unshare", "--mount", "sh", "-c", script, "sh", target, held_rig.place, above)
     for name in ("bound", "below"):
         assert (held_rig.place / f"out-{name}").read_bytes() == (held_rig.tree / name).read_bytes()
     held_rig.finish(command, target)
