@@ -14,7 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from active_restore.control.registry import directory_name
+from active_restore.config import state_root
+from active_restore.control.registry import directory_name, lookup, names
 from active_restore.errors import ActiveRestoreError, Interrupted, NotRunning, TargetError
 from active_restore.intercept.choose import abandon
 from active_restore.linux.bpffs import pins
@@ -22,12 +23,13 @@ from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.marker import MARKER
 from active_restore.restore import target as targets
-from active_restore.restore.job import Job, load, load_from_target, only_agent
+from active_restore.restore.job import Job, load, load_from_target, only_agent, only_copy
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.restore.rebuild import is_copied
 from active_restore.settings.file import settings_path
 from active_restore.source.open import local_paths, open_source
+from active_restore.store.addresses import AddressBook
 from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -83,8 +85,9 @@ def resume(
     targets.need_root()
     real = os.path.realpath(target)
     name = directory_name(real)
-    with only_agent(name):
-        job = _find_job(name, real)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_agent(name))
+        job = _find_job(name, real, stack)
         if source:
             job = job.with_source(source)
         return _see_through(job, reporter, env, started, link, wait_for_source=wait_for_source)
@@ -125,30 +128,46 @@ def release(target: str) -> None:
         abandon(str(job.run_dir), job.restore_id, errno.EIO)
 
 
-def _find_job(name: str, target: str) -> Job:
+def _find_job(name: str, target: str, stack: contextlib.ExitStack) -> Job:
+    """What the state says, else what the target does. ``stack`` holds what keeps copies of that target away."""
     try:
-        return load(name)
+        job = load(name)
     except NotRunning:
         job = load_from_target(name, target)
+        stack.enter_context(only_copy(job.restore_id))
+        _refuse_shared(job, target)
     original = job.options.target
     return job if original == target else _moved(job, original, target)
+
+
+def _refuse_shared(job: Job, target: str) -> None:
+    """Two restores of one id would share what guards them (pins of BPF), and their names elsewhere.
+
+    Raises ``TargetError`` where the original, or another copy of it, is not finished.
+    """
+    for name in names():
+        other = None
+        with contextlib.suppress(ActiveRestoreError):
+            other = lookup(name)
+        if other is not None and other.restore_id == job.restore_id and name != job.name:
+            raise _shared(target, other.target, f"; if that is gone for good, remove {state_root() / name}")
 
 
 def _moved(job: Job, original: str, target: str) -> Job:
     """What is found elsewhere than it was begun: mounted there now, or copied with its file system (a snapshot of LVM).
 
-    Raises ``TargetError`` where the original is not finished: two restores of one id would share what guards them.
+    Raises ``TargetError`` where somebody still guards the original, and where a copy cannot be filled.
     """
-    unfinished = pins(job.restore_id).is_dir()
-    with contextlib.suppress(NotRunning):
-        unfinished |= load(directory_name(original)).restore_id == job.restore_id
-    if unfinished:
-        raise TargetError(
-            f"{target} is a copy of {original}, which is not restored yet", f"first: active-restore resume {original}"
-        )
+    if pins(job.restore_id).is_dir():
+        raise _shared(target, original)
     if is_copied(target, job.marker_prefix):
         raise TargetError(f"placeholders in {target} are copies, which cannot be filled", "remove it, and restore again")
     return dataclasses.replace(job, options=dataclasses.replace(job.options, target=target))
+
+
+def _shared(target: str, other: str, else_: str = "") -> TargetError:
+    what = f"{target} is a copy of {other}, or the other way round, and that is not restored yet"
+    return TargetError(what, f"first: active-restore resume {other}{else_}")
 
 
 def _refuse_second(name: str, target: str) -> None:
@@ -217,11 +236,12 @@ class _Opening:
 
 def _open(job: Job, env: Mapping[str, str], *, wait: bool) -> Source:
     turnstile = Turnstile(str(job.state_dir / "connections"), job.options.connections)
+    book = AddressBook(str(job.state_dir / "addresses"))
     if not wait or job.phase not in ("revealing", "restoring", "refusing"):
-        return open_source(job.options.source, env, turnstile)
+        return open_source(job.options.source, env, turnstile, book)
     from active_restore.source.later import LaterSource
 
-    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile))
+    return LaterSource(job.options.source, lambda: open_source(job.options.source, env, turnstile, book))
 
 
 async def _drive(run: Run, job: Job, reporter: Reporter, server: ControlServer) -> Done:

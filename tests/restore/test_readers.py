@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.marker import MARKER
-from tests.kernel.rig import marked, traces
+from tests.kernel.rig import INTERCEPTORS, marked, traces
 from tests.kernel.tasks import Task, python, read, refused, run
 
 if TYPE_CHECKING:
@@ -223,7 +223,10 @@ def test_btrfs_snapshot_shows_no_zeros(held_rig: Rig, disk: Disk, target: Path) 
 
 
 def test_waiting_threads_hold_up_nobody(held_rig: Rig, ext4_target: Path) -> None:
-    """One thread of a process waits for an agent that is dead; its siblings and plain files go on."""
+    """One thread of a process waits for an agent that is dead; its siblings and plain files go on.
+
+    Not with BPF, which stops the process as long as no agent lives (docs/tasks.md): it goes on as a whole.
+    """
     (held_rig.tree / "file").write_bytes(b"content")
     command = held_rig.hold(ext4_target)
     command.kill()
@@ -234,11 +237,12 @@ def test_waiting_threads_hold_up_nobody(held_rig: Rig, ext4_target: Path) -> Non
         "print(open(sys.argv[2]).read(), flush=True)"
     )
     with Task.python(code, ext4_target / "file", ext4_target / "plain") as task:
-        assert task.line() == b"plain\n"
+        lines = [task.line()] if INTERCEPTORS[0] == "fanotify" else []
+        assert lines in ([], [b"plain\n"])
         task.held()
         again = held_rig.resume(ext4_target)
-        assert task.line() == b"content\n"
-        task.output()
+        lines += task.output().splitlines(keepends=True)
+        assert sorted(lines) == [b"content\n", b"plain\n"]
     held_rig.finish(again, ext4_target)
     held_rig.assert_clean(ext4_target)
 

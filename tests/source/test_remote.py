@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ from active_restore.errors import ContentError, SourceUnavailable
 from active_restore.model import Kind, Node
 from active_restore.source.restic.repository import ResticSource
 from active_restore.store import location
+from active_restore.store.turnstile import Turnstile
 from tests.source import trees
 from tests.store.servers import PASSWORD, USER, RestServer
 
@@ -69,6 +71,24 @@ def test_one_large_file_costs_few_requests(source: ResticSource, server: RestSer
     # More than one blob of a hash each; how many is up to the repository's own chunker.
     assert len(text.content) > 32
     assert len(server.requests) == 1
+
+
+def test_a_reader_that_ends_leaves_the_turnstile_to_the_others(
+    server: RestServer, keys: dict[str, MasterKeys], repositories: Repositories, tmp_path: Path
+) -> None:
+    spec = f"rest:http://{USER}:{quote(PASSWORD, safe='')}@{server.address}/repo"
+    place = location.parse(spec, {})._replace(turnstile=Turnstile(str(tmp_path / "connections"), 1))
+    with contextlib.closing(ResticSource(place, keys["v2"])) as source:
+        text = next(node for node in _files(source) if node.path == b"text")
+        reader = source.reader()
+        for _ in range(2):
+            assert trees.content(reader, text) == (repositories.tree / "text").read_bytes()
+            source.reader().close()
+        other = source.reader()
+        assert trees.content(other, text) == (repositories.tree / "text").read_bytes()
+        other.close()
+        assert trees.content(reader, text) == (repositories.tree / "text").read_bytes()
+        reader.close()
 
 
 def test_a_server_that_fails_now_and_then(source: ResticSource, server: RestServer, repositories: Repositories) -> None:

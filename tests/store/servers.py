@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+# A name that nobody can look up: RFC 6761, section 6.4. With a dot moto would take its beginning for a bucket.
+NOWHERE = "invalid"
 USER, PASSWORD = "reader", "pass:w/rd"
 S3_ENV = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 _V2 = "application/vnd.x.restic.rest.v2"
@@ -208,14 +210,14 @@ def s3_server() -> Iterator[str]:
 
 
 def authority(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key (PEM files)."""
+    """A certificate for 127.0.0.1 and ``NOWHERE`` that signs itself, and its key (PEM files)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = builder.add_extension(address, critical=False)
+    places = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName(NOWHERE)]
+    builder = builder.add_extension(x509.SubjectAlternativeName(places), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     pem = serialization.Encoding.PEM
     certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"

@@ -6,15 +6,20 @@ A copy of the image while the file system is frozen is what such a snapshot is; 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from active_restore.marker import MARKER
+from active_restore.restore.job import only_copy
 from tests.kernel.disks import MIB, mounted, unmount_for_good
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, read, run
-from tests.restore.agents import make
+from tests.kernel.waiting import wait_until
+from tests.restore.agents import kill, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from tests.kernel.rig import Rig
 
 _NEED_OPTIONS = {"ext4": "loop", "xfs": "loop,nouuid"}
-_REFUSED = 16
+_BUSY, _REFUSED = 11, 16
 
 
 @pytest.mark.parametrize("kind", _NEED_OPTIONS)
@@ -58,6 +63,40 @@ def test_snapshot_of_the_disk(held_rig: Rig, kind: str) -> None:
         assert read(inside / second) == (held_rig.tree / second).read_bytes()
         held_rig.finish(again, inside)
         held_rig.verify(inside)
+
+
+def test_two_snapshots_at_once(held_rig: Rig) -> None:
+    """They are one restore to whatever knows it by its id (the pins of BPF): one after the other, whoever comes first."""
+    first, *_ = make(held_rig.tree)
+    places = [held_rig.place / name for name in ("one", "two")]
+    with mounted("ext4", held_rig.place / "disk", 512 * MIB) as disk, contextlib.ExitStack() as stack:
+        command = held_rig.hold(disk.mount / "t")
+        run("fsfreeze", "--freeze", disk.mount)
+        try:
+            for place in places:
+                run("cp", "--sparse=always", held_rig.place / "disk" / "ext4.img", f"{place}.img")
+        finally:
+            run("fsfreeze", "--unfreeze", disk.mount)
+        held_rig.finish(command, disk.mount / "t")
+        for place in places:
+            place.mkdir()
+            run("mount", "-o", "loop", f"{place}.img", place)
+            stack.callback(unmount_for_good, place)
+        with only_copy(json.loads(os.getxattr(places[0] / "t", MARKER))["restore_id"]):
+            assert held_rig.run("resume", places[1] / "t").returncode == _BUSY
+        rivals = {place / "t": held_rig.start("resume", place / "t") for place in places}
+        wait_until(lambda: any(rival.ended() for rival in rivals.values()), "one is refused")
+        (refused, loser), (target, winner) = sorted(rivals.items(), key=lambda rival: not rival[1].ended())
+        assert loser.end()[0] in (_BUSY, _REFUSED)
+        winner.until("ready")
+        kill(winner)
+        done = held_rig.run("resume", refused)
+        assert (done.returncode, "is a copy of" in done.stderr) == (_REFUSED, True), done.stderr
+        for inside in (target, refused):
+            again = held_rig.resume(inside)
+            assert read(inside / first) == (held_rig.tree / first).read_bytes()
+            held_rig.finish(again, inside)
+            held_rig.verify(inside)
 
 
 def test_snapshot_of_btrfs_is_not_finished(held_rig: Rig, disks: Callable[[str], Disk]) -> None:

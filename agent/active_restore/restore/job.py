@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -210,3 +211,19 @@ def _forget_unrecorded(name: str) -> None:
     directory = state_root() / name
     if not (directory / _FILE).exists():
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_copy(restore_id: str) -> Iterator[None]:
+    """Hold a restore whose state is not there: copies of its target (snapshots of LVM) are other targets with the same id.
+
+    By an abstract address, which is gone with its holder. Raises ``Busy``.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0active-restore/{restore_id}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Busy("another copy of this target is restored just now", "see: active-restore status") from error
+        yield

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 # Now, not when it is first needed: by then our own libraries may be placeholders.
-import active_restore.store.remote as _preloaded  # noqa: F401
+import active_restore.store.found as _preloaded  # noqa: F401
 from active_restore.errors import ActiveRestoreError, SourceUnavailable
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from active_restore.source.dir import DirSource
 from active_restore.source.restic import password
 from active_restore.source.restic.repository import ResticSource
 from active_restore.store import location
+from active_restore.store.addresses import AddressBook
 from active_restore.store.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -17,17 +18,19 @@ if TYPE_CHECKING:
     from active_restore.source.base import Source
 
 
-def open_source(spec: str, env: Mapping[str, str], turnstile: Turnstile | None = None) -> Source:
+def open_source(
+    spec: str, env: Mapping[str, str], turnstile: Turnstile | None = None, book: AddressBook | None = None
+) -> Source:
     """The source for ``dir:PATH`` or ``restic:REPOSITORY`` (restic's own spelling). ``env`` holds passwords and keys.
 
-    ``turnstile`` limits the requests at a time to a remote one.
+    ``turnstile`` limits the requests at a time to a remote one, ``book`` remembers where it is.
     Raises ``UsageError``, ``NoRepository``, ``WrongPassword``, ``RepositoryDamaged``, ``SourceUnavailable``.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme == "dir":
         return DirSource.open(rest)
     if colon and rest and scheme == "restic":
-        place = location.parse(rest, env)._replace(turnstile=turnstile or Turnstile())
+        place = location.parse(rest, env)._replace(turnstile=turnstile or Turnstile(), book=book or AddressBook())
         return ResticSource.open(place, password.find(env))
     raise UsageError(f"unknown source {_shown(scheme, colon)!r}", "write dir:PATH or restic:REPOSITORY")
 

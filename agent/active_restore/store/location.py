@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from active_restore.errors import NoRepository, UsageError
+from active_restore.store.addresses import AddressBook
 from active_restore.store.local import LocalStore
 from active_restore.store.retry import RetryingStore
 from active_restore.store.turnstile import LimitedStore, Turnstile
@@ -34,13 +35,14 @@ _VARIABLES = (
 class Location(NamedTuple):
     """A place. ``scheme`` is local, s3 or rest; ``address`` is a path or a URL without secrets; ``env`` holds them.
 
-    ``turnstile`` limits requests to a remote one.
+    ``turnstile`` limits requests to a remote one; ``book`` remembers where it was.
     """
 
     scheme: str
     address: str
     env: tuple[tuple[str, str], ...]
     turnstile: Turnstile = Turnstile()
+    book: AddressBook = AddressBook()
 
     @property
     def url(self) -> str:
@@ -52,9 +54,9 @@ class Location(NamedTuple):
         if self.scheme == "local":
             return LocalStore(self.address)
         # Imported here: those who restore from a local disk need not carry the network stack.
-        from active_restore.store import remote
+        from active_restore.store.found import open_found
 
-        store = remote.open_remote(self.scheme, self.address, dict(self.env))
+        store = open_found(self.scheme, self.address, dict(self.env), self.book)
         # Inside: who pauses before trying again holds no connection.
         return RetryingStore(LimitedStore(store, self.turnstile) if self.turnstile.slots else store)
 
@@ -71,13 +73,15 @@ class Location(NamedTuple):
             "address": self.address,
             "env": [list(pair) for pair in self.env],
             "turnstile": turnstile,
+            "addresses": [list(pair) for pair in self.book.read()],
         }
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> Location:
         """The other end of ``recipe``."""
         env = tuple((name, value) for name, value in recipe["env"])
-        return cls(recipe["scheme"], recipe["address"], env, Turnstile(*recipe["turnstile"]))
+        book = AddressBook(known=tuple((name, address) for name, address in recipe["addresses"]))
+        return cls(recipe["scheme"], recipe["address"], env, Turnstile(*recipe["turnstile"]), book)
 
 
 def parse(repository: str, env: Mapping[str, str]) -> Location:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from active_restore.store.base import Store
+    from active_restore.store.detour import Detour
 
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 # For a whole request: 16 MiB at 150 kB/s.
@@ -99,22 +100,25 @@ class RemoteStore:
         return SourceUnavailable(f"{self.url} cannot be reached: {_reason(error)}", hint)
 
 
-def open_remote(scheme: str, address: str, env: dict[str, str]) -> Store:
-    """A store for ``s3`` or ``rest``; ``address`` is a URL without secrets. Raises ``UsageError``."""
+def open_remote(scheme: str, address: str, env: dict[str, str], detour: Detour | None = None) -> Store:
+    """A store for ``s3`` or ``rest``; ``address`` is a URL without secrets; by a ``detour``, if there is one.
+
+    Raises ``UsageError``.
+    """
     try:
-        return _open_s3(address, env) if scheme == "s3" else _open_rest(address, env)
+        return _open_s3(address, env, detour) if scheme == "s3" else _open_rest(address, env, detour)
     except (*_FAULTS, ValueError) as error:
         raise UsageError(f"{scheme}:{address} cannot be used: {_reason(error)}") from None
 
 
-def _open_s3(address: str, env: dict[str, str]) -> RemoteStore:
+def _open_s3(address: str, env: dict[str, str], detour: Detour | None) -> RemoteStore:
     parts = urlsplit(address)
     bucket, _, prefix = parts.path.strip("/").partition("/")
     config: dict[str, Any] = {
         "endpoint": f"{parts.scheme}://{parts.netloc}",
         "region": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
         "virtual_hosted_style_request": False,
-        "client_options": _client(parts.scheme, env, {}),
+        "client_options": _client(parts.scheme, env, {}, detour),
         "retry_config": _NO_RETRY,
     }
     if key := env.get("AWS_ACCESS_KEY_ID"):
@@ -131,15 +135,16 @@ def _open_s3(address: str, env: dict[str, str]) -> RemoteStore:
     return RemoteStore(f"s3:{address}", objects, listing, hint)
 
 
-def _open_rest(address: str, env: dict[str, str]) -> RemoteStore:
+def _open_rest(address: str, env: dict[str, str], detour: Detour | None) -> RemoteStore:
     headers = {}
     password = env.get("RESTIC_REST_PASSWORD", "")
     if user := env.get("RESTIC_REST_USERNAME"):
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         headers["Authorization"] = f"Basic {token}"
     url = f"rest:{address}"
-    objects = HTTPStore(address, client_options=_client(urlsplit(address).scheme, env, headers), retry_config=_NO_RETRY)
-    listing = RestListing(url, address, headers, env.get("RESTIC_CACERT", ""))
+    options = _client(urlsplit(address).scheme, env, headers, detour)
+    objects = HTTPStore(address, client_options=options, retry_config=_NO_RETRY)
+    listing = RestListing(url, address, headers, env.get("RESTIC_CACERT", ""), detour)
     return _FlatStore(url, objects, listing.entries)
 
 
@@ -161,13 +166,15 @@ def _flat(name: str) -> str:
     return f"{first}/{rest.rpartition('/')[2]}" if rest else name
 
 
-def _client(scheme: str, env: dict[str, str], headers: dict[str, str]) -> Any:
+def _client(scheme: str, env: dict[str, str], headers: dict[str, str], detour: Detour | None) -> Any:
     options: dict[str, Any] = {
         "allow_http": scheme == "http",
         "connect_timeout": _CONNECT_TIMEOUT,
         "timeout": _TIMEOUT,
         "user_agent": "active-restore",
     }
+    if detour is not None:
+        options["proxy_url"] = detour.url
     if headers:
         options["default_headers"] = headers
     if path := env.get("RESTIC_CACERT"):

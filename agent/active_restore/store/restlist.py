@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -14,8 +15,12 @@ import msgspec
 from active_restore.errors import SourceUnavailable
 from active_restore.store.base import AccessDenied, Entry
 
+if TYPE_CHECKING:
+    from active_restore.store.detour import Detour
+
 _VERSION_2 = "application/vnd.x.restic.rest.v2"
 _TIMEOUT_S = 60
+_HTTPS = 443
 # A million packs take about 100 MB.
 _MAX_LISTING_BYTES = 1 << 30
 
@@ -28,8 +33,9 @@ class _Listed(msgspec.Struct):
 class RestListing:
     """Lists folders of the repository at ``address``. ``authority`` is a file of CA certificates, or empty."""
 
-    def __init__(self, url: str, address: str, headers: dict[str, str], authority: str) -> None:
+    def __init__(self, url: str, address: str, headers: dict[str, str], authority: str, detour: Detour | None = None) -> None:
         self._url = url
+        self._detour = detour
         self._parts = urlsplit(address)
         self._headers = headers | {"Accept": _VERSION_2, "User-Agent": "active-restore"}
         self._tls = ssl.create_default_context(cafile=authority or None) if self._parts.scheme == "https" else None
@@ -46,13 +52,12 @@ class RestListing:
         return self._parsed(text)
 
     def _request(self, path: str) -> tuple[int, bytes]:
-        host, port = self._parts.hostname or "", self._parts.port
-        if self._tls is not None:
-            link: http.client.HTTPConnection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=self._tls)
-        else:
-            link = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        link, headers = self._link(), self._headers
+        if self._detour is not None and self._tls is None:
+            path = f"{self._parts.scheme}://{self._parts.netloc}{path}"
+            headers = headers | {"Proxy-Authorization": self._detour.authorization}
         try:
-            link.request("GET", path, headers=self._headers)
+            link.request("GET", path, headers=headers)
             answer = link.getresponse()
             return answer.status, answer.read(_MAX_LISTING_BYTES)
         except (OSError, http.client.HTTPException) as error:
@@ -62,6 +67,16 @@ class RestListing:
             raise SourceUnavailable(f"{self._url} cannot be reached: {reason}", hint) from error
         finally:
             link.close()
+
+    def _link(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        place = (host, port) if self._detour is None else self._detour.address
+        if self._tls is None:
+            return http.client.HTTPConnection(*place, timeout=_TIMEOUT_S)
+        link = http.client.HTTPSConnection(*place, timeout=_TIMEOUT_S, context=self._tls)
+        if self._detour is not None:
+            link.set_tunnel(host, port or _HTTPS, {"Proxy-Authorization": self._detour.authorization})
+        return link
 
     def _parsed(self, text: bytes) -> list[Entry]:
         try:

@@ -118,7 +118,10 @@ class ResticReader:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         while self._loaders:
-            self._loaders.pop().store.close()
+            store = self._loaders.pop().store
+            # A remote one is shared with every other reader, and closed with the source.
+            if not store.remote:
+                store.close()
 
     def _read_ahead(self, ref: FileRef) -> Iterator[Piece]:
         """Read one file of several blobs by coalesced ranges."""
