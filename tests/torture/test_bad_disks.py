@@ -71,7 +71,7 @@ def test_quota(held_rig: Rig) -> None:
 
 
 def test_markers_over_the_quota(rig: Rig) -> None:
-    """At its limit a group refuses even to take a marker away: it goes when there is room again, and nothing is left at the end."""
+    """At its limit a group refuses even to take a marker away: it goes once there is room, and none is left."""
     make(rig.tree, 300, MIB // 4)
     with mounted("btrfs", rig.place / "limited") as disk:
         btrfs("quota", "enable", disk.mount)

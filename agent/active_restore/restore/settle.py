@@ -172,8 +172,8 @@ class Settler:
     def settle_for_writer(self, row: int, inode: int, *, ours: bool) -> None:
         """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3).
 
-        ``ours``: we have just written it, and the descriptor is older than that. Raises ``OSError``; then nothing is settled any
-        more, except where the file system had no room for taking the marker away: nothing is lost by that.
+        ``ours``: we have just written it, and the descriptor is older than that. Raises ``OSError``; then nothing is settled
+        any more, except where the file system had no room for taking the marker away: nothing is lost by that.
         """
         with self._failing():
             os.fdatasync(inode) if ours else self._ask(row, inode)
