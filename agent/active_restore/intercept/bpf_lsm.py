@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from active_restore.config import Hold
     from active_restore.intercept.base import Territory
 
-# Tickets of the guard beside us are numbers of events and keepers; ours begin far above.
-FIRST_TICKET = 1 << 62
+FIRST_TICKET = 1 << 62  # Tickets of the guard beside us are numbers of events and keepers.
 _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _LONGEST_WITHOUT_SWEEP = 5.0
@@ -222,9 +221,9 @@ class BpfInterceptor:
     def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
         """An array of the kernel for each; from the moment in which its bit changes opens pass and accesses wait."""
         held: list[tuple[memoryview, bool]] = []
-        for row, size, _ in files:
-            inode = self._rows.inode(row)
-            if inode is None or (memory := self._ranged.hold(inode, size)) is None:
+        for file in files:
+            inode = self._rows.inode(file.row)
+            if inode is None or (memory := self._ranged.hold(inode, file.size)) is None:
                 break
             with self._lock:
                 self._gates.by_range(inode)
