@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BLOWS = os.environ.get("ACTIVE_RESTORE_BLOWS", "8")
+_BLOWS = os.environ.get("ACTIVE_RESTORE_BLOWS", "4")
 _CUTS = os.environ.get("ACTIVE_RESTORE_CUTS", "4")
 _SEED = os.environ.get("ACTIVE_RESTORE_SEED") or str(random.SystemRandom().randrange(1, 1 << 31))
 
@@ -41,6 +41,7 @@ def _attacked(module: str, words: tuple[str, ...], place: Path) -> Counter[str]:
     return counts
 
 
+@pytest.mark.ci("6.12")
 def test_lives_under_attack(place: Path, disk: Path) -> None:
     counts = _attacked("tests.torture.lives", (disk.name, _SEED, _BLOWS), place)
     assert counts.total() - counts["lives"] >= int(_BLOWS)
