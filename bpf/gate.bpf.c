@@ -217,18 +217,26 @@ static __always_inline bool must_stop(struct task_struct *task, u32 hook, bool i
 	return handles_sigcont(task) || (task->ptrace && !is_waiter);
 }
 
-/* Make a signal pending, so that the kernel restarts the call. Returns 0, or what bpf_send_signal said. */
-static __always_inline long interrupt(struct task_struct *task, u32 hold)
+static __always_inline bool is_interrupted(struct task_struct *task)
 {
-	unsigned long stops;
-	long failed;
+	return task->thread_flags & (1UL << TIF_SIGPENDING);
+}
 
-	if (hold != HOLD_SPIN)
-		return bpf_send_signal(SIGSTOP);
-	if (task->thread_flags & (1UL << TIF_SIGPENDING))
-		return 0;
-	stops = (task->signal->shared_pending[0] | task->pending_signals[0]) & STOP_SIGNALS;
-	failed = bpf_send_signal_thread(SIGSTOP);
+/* The process stops at its return to user mode. */
+static __always_inline long stop(struct task_struct *task)
+{
+	long failed = bpf_send_signal(SIGSTOP);
+
+	/* Another thread was sent this very signal and has not obeyed yet: then nothing is added, and nobody interrupted. */
+	return failed || is_interrupted(task) ? failed : bpf_send_signal_thread(SIGSTOP);
+}
+
+/* The thread only passes by the place where it would stop. */
+static __always_inline long spin(struct task_struct *task)
+{
+	unsigned long stops = (task->signal->shared_pending[0] | task->pending_signals[0]) & STOP_SIGNALS;
+	long failed = bpf_send_signal_thread(SIGSTOP);
+
 	/* A user's stop is under way and our SIGCONT would swallow it: the process stops, as the user wishes. */
 	if (failed || stops || task->signal->shared_pending[0] & STOP_SIGNALS)
 		return failed;
@@ -237,6 +245,17 @@ static __always_inline long interrupt(struct task_struct *task, u32 hold)
 	if (blocks_sigcont(task))
 		return bpf_send_signal_thread(SIGCONT);
 	return bpf_send_signal(SIGCONT);
+}
+
+/* Make a signal pending, so that the kernel restarts the call: without one, the task would see errno 513. Returns 0 if so. */
+static __always_inline long interrupt(struct task_struct *task, u32 hold)
+{
+	long failed;
+
+	if (hold == HOLD_SPIN && is_interrupted(task))
+		return 0;
+	failed = hold == HOLD_SPIN ? spin(task) : stop(task);
+	return failed || !is_interrupted(task);
 }
 
 /* STOP while nobody is there to let the thread spin for. */

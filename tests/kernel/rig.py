@@ -160,8 +160,13 @@ class Rig:
 
     def processes(self, name: str = "") -> list[int]:
         """Living processes of this rig: agents, workers, keepers; ``name`` is part of their command line or thread name."""
+        return [pid for pid, comm in self.names() if name in comm or name in _command_line(pid)]
+
+    def names(self) -> list[tuple[int, str]]:
+        """Living processes of this rig and what their first thread is called, each looked at once: keepers change theirs."""
         mark = f"ACTIVE_RESTORE_RUN={self.place}/run".encode()
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs(pid, mark, name)]
+        found = ((pid, _name(pid, mark)) for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
+        return [(pid, comm) for pid, comm in found if comm]
 
     def kill(self, name: str) -> None:
         """SIGKILL to all of a kind (``ar-keeper``, ``ar-standby``, ``restore.worker``); returns when they are gone.
@@ -214,13 +219,13 @@ def marked(path: Path | bytes) -> bool:
     return False
 
 
-def _belongs(pid: int, mark: bytes, name: str) -> bool:
+def _name(pid: int, mark: bytes) -> str:
+    """Empty where it is none of ours, or gone."""
     with contextlib.suppress(OSError):
         place = Path(f"/proc/{pid}")
-        if mark not in (place / "environ").read_bytes():
-            return False
-        return name in _command_line(pid) or name in (place / "comm").read_text()
-    return False
+        if mark in (place / "environ").read_bytes():
+            return (place / "comm").read_text().strip()
+    return ""
 
 
 def _command_line(pid: int) -> str:

@@ -107,7 +107,7 @@ def read(path: Path | bytes) -> bytes:
     return run("cat", path)
 
 
-def refused(path: Path | bytes) -> int:
+def refused(path: Path | bytes, flags: str = "os.O_RDONLY") -> int:
     """The errno with which opening a file fails; 0 where it does not fail."""
-    code = "try:\n    os.open(sys.argv[1], os.O_RDONLY)\n    print(0)\nexcept OSError as error:\n    print(error.errno)"
+    code = f"try:\n    os.open(sys.argv[1], {flags})\n    print(0)\nexcept OSError as error:\n    print(error.errno)"
     return int(python(code, path))

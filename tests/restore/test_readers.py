@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.marker import MARKER
-from tests.kernel.rig import marked, traces
+from tests.kernel.rig import INTERCEPTORS, marked, traces
 from tests.kernel.tasks import Task, python, read, refused, run
 
 if TYPE_CHECKING:
@@ -131,14 +131,18 @@ def test_by_other_mounts(held_rig: Rig, target: Path) -> None:
     for name in ("bound", "below"):
         (held_rig.tree / name).write_bytes(os.urandom(MIB))
     command = held_rig.hold(target)
-    for name in ("bind", "upper", "work", "merged"):
+    for name in ("bind", "merged"):
         (held_rig.place / name).mkdir()
+    # In a machine of tests/vm, files that are not on a disk of its own lie in an overlay, which takes no other one on top.
+    above = target.with_name(f"{target.name}-above")
+    for name in ("upper", "work"):
+        (above / name).mkdir(parents=True)
     script = (
         'set -e; mount --bind "$1" "$2/bind"; cat "$2/bind/bound" > "$2/out-bound"; '
-        'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"; '
+        'mount -t overlay overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" "$2/merged"; '
         'cat "$2/merged/below" > "$2/out-below"; umount "$2/merged"; umount "$2/bind"'
     )
-    run("unshare", "--mount", "sh", "-c", script, "sh", target, held_rig.place)
+    run("unshare", "--mount", "sh", "-c", script, "sh", target, held_rig.place, above)
     for name in ("bound", "below"):
         assert (held_rig.place / f"out-{name}").read_bytes() == (held_rig.tree / name).read_bytes()
     held_rig.finish(command, target)
@@ -223,7 +227,10 @@ def test_btrfs_snapshot_shows_no_zeros(held_rig: Rig, disk: Disk, target: Path) 
 
 
 def test_waiting_threads_hold_up_nobody(held_rig: Rig, ext4_target: Path) -> None:
-    """One thread of a process waits for an agent that is dead; its siblings and plain files go on."""
+    """One thread of a process waits for an agent that is dead; its siblings and plain files go on.
+
+    Not with BPF, which stops the process as long as no agent lives (docs/tasks.md): it goes on as a whole.
+    """
     (held_rig.tree / "file").write_bytes(b"content")
     command = held_rig.hold(ext4_target)
     command.kill()
@@ -234,11 +241,12 @@ def test_waiting_threads_hold_up_nobody(held_rig: Rig, ext4_target: Path) -> Non
         "print(open(sys.argv[2]).read(), flush=True)"
     )
     with Task.python(code, ext4_target / "file", ext4_target / "plain") as task:
-        assert task.line() == b"plain\n"
+        lines = [task.line()] if INTERCEPTORS[0] == "fanotify" else []
+        assert lines in ([], [b"plain\n"])
         task.held()
         again = held_rig.resume(ext4_target)
-        assert task.line() == b"content\n"
-        task.output()
+        lines += task.output().splitlines(keepends=True)
+        assert sorted(lines) == [b"content\n", b"plain\n"]
     held_rig.finish(again, ext4_target)
     held_rig.assert_clean(ext4_target)
 

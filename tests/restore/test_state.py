@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from active_restore.control.registry import directory_name
 from active_restore.marker import MARKER
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read, refused
@@ -92,3 +93,19 @@ def test_immutable_file_does_not_hold_up_the_end(held_rig: Rig, ext4_target: Pat
         assert read(ext4_target / first) == (held_rig.tree / first).read_bytes()
     finally:
         subprocess.run(["chattr", "-i", ext4_target / first], check=True)
+
+
+def test_leftovers_of_others_are_swept(held_rig: Rig, ext4_target: Path) -> None:
+    """An agent was killed while it forgot its restore: the next command takes the rest away, and nothing that is in use."""
+    make(held_rig.tree)
+    command = held_rig.hold(ext4_target)
+    state = held_rig.place / "state"
+    for name in ("0" * 16, "1" * 16):
+        (state / name).mkdir()
+    (state / ("1" * 16) / "agent.lock").touch()
+    done = held_rig.run("resume", held_rig.place / "nowhere")
+    assert "no restore is known" in done.stderr
+    assert [path.name for path in state.iterdir()] == [directory_name(str(ext4_target))]
+    held_rig.finish(command, ext4_target)
+    held_rig.verify(ext4_target)
+    held_rig.assert_clean(ext4_target)

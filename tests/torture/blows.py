@@ -46,6 +46,8 @@ class Attacker:
         self._dice = dice
         self.dealt: Counter[str] = Counter()
         self.log: list[tuple[float, str, str]] = []
+        self.seen: list[str] = []
+        """Who was there at each blow."""
 
     def pause(self, longest_s: float) -> None:
         """A seeded moment from now; short ones are as likely as long ones."""
@@ -58,15 +60,17 @@ class Attacker:
 
     def blow(self, agent: Command, victims: tuple[str, ...], *, stopped: bool = False, guarded: bool = False) -> None:
         """All of these at once; those that are not there are left out."""
-        pids = self._pids(agent, victims)
+        there = self._look(agent)
+        pids = [(name, pid) for victim in victims for name, pid in there if name == victim]
         if not stopped:
-            pids = self._spare(agent, pids, guarded=guarded)
+            pids = self._spare(agent, pids, there, guarded=guarded)
         number = signal.SIGSTOP if stopped else self._dice.choice(_ENDINGS)
         for name, pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
                 self.dealt[f"{number.name} {name}"] += 1
-                self.log.append((time.monotonic(), number.name, name))
+                self.log.append((time.monotonic(), number.name, f"{name} {pid}"))
+        self.seen.append(" ".join(f"{name} {pid}" for name, pid in there))
         if stopped:
             self.pause(_LONGEST_STOP_S)
             for _, pid in pids:
@@ -78,22 +82,19 @@ class Attacker:
 
     def deaths(self, *names: str) -> int:
         """How many of these were ended."""
-        return sum(1 for _, number, name in self.log if name in names and number != signal.SIGSTOP.name)
+        return sum(1 for _, number, name in self.log if name.split()[0] in names and number != signal.SIGSTOP.name)
 
-    def _pids(self, agent: Command, victims: tuple[str, ...]) -> list[tuple[str, int]]:
-        found = [(AGENT, agent.pid)] if AGENT in victims else []
-        for name in victims:
-            if name != AGENT:
-                found += [(name, pid) for pid in self._rig.processes(name)]
-        return found
+    def _look(self, agent: Command) -> list[tuple[str, int]]:
+        """Who is there, each by one name: at two looks a standby that takes over would be found as a standby, then as none."""
+        others = ((name, pid) for pid, name in self._rig.names() if pid != agent.pid)
+        return [*([(AGENT, agent.pid)] if _alive(agent.pid) else []), *others]
 
-    def _spare(self, agent: Command, pids: list[tuple[str, int]], *, guarded: bool) -> list[tuple[str, int]]:
+    def _spare(
+        self, agent: Command, pids: list[tuple[str, int]], there: list[tuple[str, int]], *, guarded: bool
+    ) -> list[tuple[str, int]]:
         """Without the keepers where nobody else would be left who holds the guard."""
-        ended = {pid for _, pid in pids}
-        holders = {pid for name in (KEEPER, STANDBY) for pid in self._rig.processes(name)}
-        if guarded and _alive(agent.pid):
-            holders.add(agent.pid)
-        if holders - ended:
+        holders = {pid for name, pid in there if name in (KEEPER, STANDBY) or (name == AGENT and guarded)}
+        if holders - {pid for _, pid in pids}:
             return pids
         return [(name, pid) for name, pid in pids if pid not in holders or (pid == agent.pid and not guarded)]
 

@@ -77,7 +77,7 @@ class Life:
             assert crowd.see_off() <= _ERRORS_A_DEATH * deaths, f"{deaths} keepers were ended"
         except AssertionError as error:
             told = f"seed {self._seed}, on {self._target}; blows {self.attacker.log}; {self._troubles()}"
-            error.add_note(f"{told}; {self._keepers_log()}")
+            error.add_note(f"{told}; seen {self.attacker.seen}; {self._keepers_log()}")
             raise
         else:
             assert list(crowd.wrong()) == [], self._seed
@@ -140,8 +140,9 @@ class Life:
         if self._phase():
             return self._start("resume", self._target)
         if os.listdir(self._target):
-            # It was hit when all was done and forgotten: nothing may be left to resume.
+            # It was hit when all was done and forgotten: nothing may be left to resume. (The next command tidies up.)
             self._over = True
+            assert "no restore is known" in self._rig.run("resume", self._target).stderr
             return agent
         # It gave up before anything was visible (its guard or its layer was killed): begin again.
         return self._begin()

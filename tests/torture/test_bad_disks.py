@@ -47,6 +47,11 @@ def btrfs(*words: str | Path) -> None:
     subprocess.run(["btrfs", "-q", *words], check=True)
 
 
+def limit(mount: Path, limit_bytes: int | str) -> None:
+    """The group of the only subvolume. Asked by a path inside it the kernel refuses even that with EDQUOT (6.18)."""
+    btrfs("qgroup", "limit", str(limit_bytes), "0/256", mount)
+
+
 def test_quota(held_rig: Rig) -> None:
     """A group quota of btrfs, which root is bound to, too: EDQUOT for who wants a file; with more room all is restored."""
     make(held_rig.tree, 4, 12 * MIB)
@@ -55,11 +60,50 @@ def test_quota(held_rig: Rig) -> None:
         btrfs("subvolume", "create", disk.mount / "volume")
         target = disk.mount / "volume/t"
         command = held_rig.hold(target)
-        btrfs("qgroup", "limit", str(16 * MIB), disk.mount / "volume")
+        limit(disk.mount, 16 * MIB)
         errors = [refused(target / f"f{number:04}") for number in range(4)]
         assert errno.EDQUOT in errors
         assert set(errors) <= {0, errno.EDQUOT}
-        btrfs("qgroup", "limit", "none", disk.mount / "volume")
+        limit(disk.mount, "none")
         assert read(target / "f0003") == (held_rig.tree / "f0003").read_bytes()
+        held_rig.finish(command, target)
+        held_rig.verify(target)
+
+
+def test_markers_over_the_quota(rig: Rig) -> None:
+    """At its limit a group refuses even to take a marker away: it goes once there is room, and none is left."""
+    make(rig.tree, 300, MIB // 4)
+    with mounted("btrfs", rig.place / "limited") as disk:
+        btrfs("quota", "enable", disk.mount)
+        btrfs("subvolume", "create", disk.mount / "volume")
+        target = disk.mount / "volume/t"
+        command = rig.restore(target, "--limit", "20MiB/s")
+        wait_until(lambda: sum(path.stat().st_blocks > 0 for path in target.glob("f*")) > 4, "some are filled")
+        limit(disk.mount, 16384)
+        assert command.until("notice")["text"].endswith("the disk is full")
+        # Those are durable, and asked to lose their marker.
+        wait_until(lambda: command.until("progress")["files_done"], "some are settled")
+        limit(disk.mount, "none")
+        rig.finish(command, target)
+        rig.verify(target)
+
+
+def test_over_the_quota_from_the_first_moment(held_rig: Rig) -> None:
+    """No room for anything once it is ready: a writer is refused, and may go on when there is; nobody else notices."""
+    make(held_rig.tree, 4, 2 * MIB)
+    with mounted("btrfs", held_rig.place / "limited") as disk:
+        btrfs("quota", "enable", disk.mount)
+        btrfs("subvolume", "create", disk.mount / "volume")
+        target = disk.mount / "volume/t"
+        command = held_rig.hold(target)
+        limit(disk.mount, 16384)
+        assert refused(target / "f0001", "os.O_RDWR") == errno.EDQUOT
+        limit(disk.mount, "none")
+        assert read(target / "f0000") == (held_rig.tree / "f0000").read_bytes()
+        limit(disk.mount, 16384)
+        assert refused(target / "f0000", "os.O_RDWR") == errno.EDQUOT
+        assert read(target / "f0000") == (held_rig.tree / "f0000").read_bytes()
+        limit(disk.mount, "none")
+        assert refused(target / "f0000", "os.O_RDWR") == 0
         held_rig.finish(command, target)
         held_rig.verify(target)

@@ -1,6 +1,6 @@
 """Agents, keepers, workers and layers that are killed and stopped at seeded random moments: every invariant holds.
 
-In CI 200 processes are hit (TORTURE_BLOWS), in lives of restores side by side (``lives``) with readers and a writer at work.
+In CI 1,000 processes are hit (TORTURE_BLOWS), in lives of restores side by side (``lives``) with readers and a writer at work.
 ``make torture`` runs the same for as long as is wished: TORTURE_SECONDS; TORTURE_SEED repeats a choice of blows.
 """
 
@@ -20,7 +20,7 @@ from tests.torture.lanes import Lane, side_by_side
 if TYPE_CHECKING:
     from pathlib import Path
 
-_BLOWS = int(os.environ.get("TORTURE_BLOWS", "200"))
+_BLOWS = int(os.environ.get("TORTURE_BLOWS", "1000"))
 _LANES = ("ext4", "xfs", "btrfs") * 2
 _SEEDS_A_LANE = 1000
 

@@ -74,7 +74,7 @@ def main() -> None:
     """Each file system in turn, or the command with all of them."""
     exchange = Path(sys.argv[1])
     (exchange / "begun").touch()
-    for module in ("virtio_blk", "loop", "fuse", *_DISKS):
+    for module in ("virtio_blk", "loop", "fuse", "overlay", *_DISKS):
         subprocess.run(["modprobe", module], check=True)
     _read_faster()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=False)

@@ -23,7 +23,7 @@ from active_restore.errors import Busy, TargetError
 from active_restore.intercept import bpf_load, pins
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates, Rows
-from active_restore.intercept.hold import Holder
+from active_restore.intercept.hold import Holder, rest_after
 from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode, row_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FIRST_TICKET = 1 << 62
 _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
+_LONGEST_WITHOUT_SWEEP = 5.0
 _POLL_MS = 100
 _RING_PAGES = 64
 
@@ -165,7 +166,7 @@ class BpfInterceptor:
         with contextlib.suppress(OSError):
             # An old heartbeat stops whole processes: those who spin must not keep it from the processor.
             hurry()
-        beaten = time.monotonic()
+        beaten, sweep_at = time.monotonic(), 0.0
         while not self._ending.wait(_BUSY_SECONDS):
             if self._turn.acquire(timeout=_BEAT_SECONDS):
                 try:
@@ -177,7 +178,9 @@ class BpfInterceptor:
                 self._pins.beat()
                 self._trust_guard()
                 self._policy.refresh()
-                self._sweep()
+                if beaten >= sweep_at:
+                    self._sweep()
+                    sweep_at = rest_after(beaten, _LONGEST_WITHOUT_SWEEP)
 
     def _trust_guard(self) -> None:
         """The kernel side takes the trust back when that process ends; if it has ended before, nobody would."""

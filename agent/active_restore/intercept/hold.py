@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from active_restore.intercept import stopped
 from active_restore.linux import ptrace
-from active_restore.linux.process import hurry, is_alive, name_thread
+from active_restore.linux.process import exists, hurry, is_alive, name_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from active_restore.intercept.waits import Wait
 
@@ -30,15 +31,27 @@ _log = logging.getLogger(__name__)
 # A fault that is served from a local source takes a fraction of this; a thread spins meanwhile.
 _PARK_AFTER_NS = 1_000_000
 _TICK_SECONDS = 0.001
-_TICK_SECONDS_A_THREAD = 0.00002
+_LONGEST_TICK_SECONDS = 0.1
 _POLL_SECONDS = 0.01
-# Looking for signals costs about 30 us a thread: with thousands of parked threads it is done less often.
-_POLL_SECONDS_A_THREAD = 0.0002
+# Looking after thousands takes a part of the time only, however slow the machine is; but a machine that stood still for
+# a minute must not make it rest for ten.
+_REST = 10
+_LONGEST_REST_SECONDS = 1.0
+# Looking for signals costs about 30 us a thread: others are to be parked meanwhile.
+_LOOKS_AT_ONCE = 128
 _STOP_SECONDS = 0.05
 _LOOK_SECONDS = 0.00005
 # Thousands of spinning threads get a processor seldom: many are asked to stop before the first is waited for.
 _AT_ONCE = 128
+# Those who take them in and serve them need the interpreter, too.
+_PARKED_IN_A_TURN = 4 * _AT_ONCE
 _SIGCONT_BIT = 1 << (signal.SIGCONT - 1)
+
+
+def rest_after(began: float, longest: float = _LONGEST_REST_SECONDS) -> float:
+    """When work that began then and ends now may be done again (``time.monotonic``)."""
+    now = time.monotonic()
+    return now + min(_REST * (now - began), longest)
 
 
 class Holder:
@@ -66,7 +79,9 @@ class Holder:
         self._continued: list[tuple[float, Wait]] = []
         self._wake = threading.Event()
         self._ending = False
-        self._polled = 0.0
+        self._poll_at = 0.0
+        self._round: Iterator[Wait] = iter(())
+        self._park_at = 0.0
         self._thread = threading.Thread(target=self._run, name="hold", daemon=True)
 
     def start(self) -> None:
@@ -128,27 +143,32 @@ class Holder:
 
     def _take_turn(self) -> None:
         self._detach_freed()
-        due = self._due()
-        for first in range(0, len(due), _AT_ONCE):
-            self._park(due[first : first + _AT_ONCE])
-        if time.monotonic() - self._polled >= self._poll_pause():
-            self._polled = time.monotonic()
+        if (began := time.monotonic()) >= self._park_at:
+            due = self._due()
+            for first in range(0, len(due), _AT_ONCE):
+                self._park(due[first : first + _AT_ONCE])
+            now = time.monotonic()
+            # Half of the time at most: who does not spin yet is tried again and again.
+            self._park_at = now + min(max(now - began, _TICK_SECONDS), _LONGEST_TICK_SECONDS)
+        if (began := time.monotonic()) >= self._poll_at:
             self._collect_changes()
             self._look_for_signals()
             self._confirm()
+            self._poll_at = max(began + _POLL_SECONDS, rest_after(began))
 
     def _pause(self) -> float | None:
         if self._watched:
-            return _TICK_SECONDS + len(self._watched) * _TICK_SECONDS_A_THREAD
-        return self._poll_pause() if self._parked or self._continued or self._late else None
-
-    def _poll_pause(self) -> float:
-        return _POLL_SECONDS + len(self._parked) * _POLL_SECONDS_A_THREAD
+            return max(self._park_at - time.monotonic(), 0.0)
+        if self._parked or self._continued or self._late:
+            return max(self._poll_at - time.monotonic(), 0.0)
+        return None
 
     def _due(self) -> list[Wait]:
+        """Who has waited long enough; of very many the first, and who was tried in vain comes behind the others."""
         before = time.monotonic_ns() - _PARK_AFTER_NS
         with self._lock:
-            return [wait for wait in self._watched.values() if wait.since_ns < before]
+            waits = (wait for wait in self._watched.values() if wait.since_ns < before)
+            return list(itertools.islice(waits, _PARKED_IN_A_TURN))
 
     def _park(self, waits: list[Wait]) -> None:
         """With the lock held, so that the gates stay closed and the threads can only be spinning."""
@@ -175,7 +195,9 @@ class Holder:
         try:
             ptrace.seize(wait.tid)
         except OSError as error:
-            if error.errno == errno.EPERM:
+            if not is_alive(wait.tid):
+                self._lost(wait)
+            elif error.errno == errno.EPERM:
                 self._stop(wait)
             return False
         with contextlib.suppress(OSError):
@@ -207,9 +229,9 @@ class Holder:
         try:
             ptrace.detach(tid, received)
         except ProcessLookupError:
-            # It is gone; or it has not stopped yet, and goes on as soon as it has.
-            if is_alive(tid):
-                self._late.add(tid)
+            # It has not stopped yet, and goes on as soon as it has. Or it was killed, and its parent waits for it in vain
+            # until we have taken note.
+            self._late.add(tid)
 
     def _detach_freed(self) -> None:
         while self._freed:
@@ -221,10 +243,14 @@ class Holder:
     def _collect_changes(self) -> None:
         while (change := ptrace.next_change()) is not None:
             self._take_change(*change)
+        self._late = {tid for tid in self._late if exists(tid)}
 
     def _look_for_signals(self) -> None:
-        for wait in list(self._parked.values()):
-            if _has_signal(wait):
+        looked_at = list(itertools.islice(self._round, _LOOKS_AT_ONCE))
+        if len(looked_at) < _LOOKS_AT_ONCE:
+            self._round = iter(list(self._parked.values()))
+        for wait in looked_at:
+            if self._parked.get(wait.tid) is wait and _has_signal(wait):
                 self._let_handle(wait, 0)
 
     def _confirm(self) -> None:

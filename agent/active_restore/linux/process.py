@@ -84,6 +84,11 @@ def is_alive(tid: int) -> bool:
     return _state(tid)[1] not in b"ZX"
 
 
+def exists(tid: int) -> bool:
+    """Whether there is a thread with this id, be it one that has ended and waits for whom it belongs to (a zombie)."""
+    return _state(tid)[1] != b"X"
+
+
 def rouse(pid: int, name: bytes = b"") -> None:
     """Let a process of ours go on that somebody has stopped: tasks wait for it. Its command name begins with ``name``."""
     comm, state = _state(pid)

@@ -305,8 +305,9 @@ class Session:
             self._durable(words[0])
         elif kind == frames.UNMARKED:
             self._unmarking -= 1
-            self._shop.board.note_marked(words[0], marked=False)
-            self._hooks.settled(words[0])
+            rows, unmarked = words
+            self._shop.board.note_marked(unmarked, marked=False)
+            self._hooks.settled(rows)
         elif kind == frames.FAILED:
             self._failed(OSError(*words))
         else:

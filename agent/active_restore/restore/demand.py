@@ -224,15 +224,18 @@ class Demand:
                 self._waiting[row] = writers
             else:
                 del self._waiting[row]
-        if readers:
-            self._shop.board.note_read(row)
-            self._desk.release(file, Gate.READ, readers)
-        if writers:
-            self._shop.settler.settle_for_writer(row, filling.inode, ours=ours)
-            self._shop.board.state[row] = State.SETTLED
-            self._shop.tally.done([(row, file.ref.size)])
-            self._finish(file, Gate.ALL)
-        self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size), adopted=not (ours or writers))
+        try:
+            if readers:
+                self._shop.board.note_read(row)
+                self._desk.release(file, Gate.READ, readers)
+            if writers:
+                self._shop.settler.settle_for_writer(row, filling.inode, ours=ours)
+                self._shop.board.state[row] = State.SETTLED
+                self._shop.tally.done([(row, file.ref.size)])
+                self._finish(file, Gate.ALL)
+        finally:
+            # Also where there was no room for taking its marker away: the writer is refused, the file is settled later.
+            self._shop.settler.add(Filled(row, filling.keep_inode(), file.ref.size), adopted=not (ours or writers))
 
     def _finish(self, file: FileRow, gate: Gate) -> None:
         """Everybody who waits for this file may go on."""

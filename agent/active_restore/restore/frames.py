@@ -1,8 +1,8 @@
 """Frames between agent and worker processes: 4 bytes of length (little endian), then one msgpack array.
 
 ``JOB id files`` / ``UNMARK rows`` / ``STOP`` go down; ``FILLED id rows others``, ``DURABLE rows`` and
-``UNMARKED rows`` come up, or, as its last word, ``FAILED errno text`` where nothing can be made durable. The process that
-predicts also sends ``PREDICTED [(kind, row, size), ...]``.
+``UNMARKED rows those_whose_marker_is_gone`` come up, or, as its last word, ``FAILED errno text`` where nothing can be made
+durable. The process that predicts also sends ``PREDICTED [(kind, row, size), ...]``.
 """
 
 from __future__ import annotations

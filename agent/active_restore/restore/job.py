@@ -105,6 +105,10 @@ class Job:
         try:
             os.setxattr(root, MARKER, json.dumps(self._as_dict()).encode())
             os.fsync(root)
+        except OSError as error:
+            # Over a quota not even that may find room. An earlier phase on the target does no harm once all is visible.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self.phase not in ("restoring", "refusing"):
+                raise
         finally:
             os.close(root)
 
@@ -162,22 +166,51 @@ def load_from_target(name: str, target: str) -> Job:
 @contextlib.contextmanager
 def only_agent(name: str) -> Iterator[None]:
     """Hold the lock of a target. Raises ``Busy`` where another agent holds it."""
-    directory = state_root() / name
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    sweep()
+    fd = _locked(name)
     try:
+        yield
+    finally:
+        _forget_unrecorded(name)
+        os.close(fd)
+
+
+def sweep() -> None:
+    """Remove what agents that were killed while they forgot their restore have left of its state directory."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(state_root()):
+            if not (state_root() / name / _FILE).exists():
+                with contextlib.suppress(OSError, Busy):
+                    fd = _locked(name)
+                    _forget_unrecorded(name)
+                    os.close(fd)
+
+
+def _locked(name: str) -> int:
+    while True:
+        (state_root() / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            fd = os.open(lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # whoever held it has just removed the directory
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            os.close(fd)
             if error.errno != errno.EWOULDBLOCK:
                 raise
             raise Busy("another agent works on this target", "see: active-restore status") from error
-        yield
-    finally:
-        if not (directory / _FILE).exists():
-            # Nothing came of it, or it is over.
-            shutil.rmtree(directory, ignore_errors=True)
+        if os.fstat(fd).st_nlink:
+            return fd
+        # Removed between our open and our lock: the next one makes a file of its own, and nobody would meet us here.
         os.close(fd)
+
+
+def _forget_unrecorded(name: str) -> None:
+    """Nothing came of it, or it is over. Called with the lock held."""
+    directory = state_root() / name
+    if not (directory / _FILE).exists():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager

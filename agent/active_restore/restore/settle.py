@@ -20,7 +20,7 @@ from active_restore.linux.files import own_description, sync_filesystem
 from active_restore.placeholder import unmark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from active_restore.restore.board import Board
 
@@ -172,13 +172,19 @@ class Settler:
     def settle_for_writer(self, row: int, inode: int, *, ours: bool) -> None:
         """Content durable, marker gone, and that durable, too: only then may a writer go on (design, invariant 3).
 
-        ``ours``: we have just written it, and the descriptor is older than that. Raises ``OSError``, and then nothing is
-        settled any more.
+        ``ours``: we have just written it, and the descriptor is older than that. Raises ``OSError``; then nothing is settled
+        any more, except where the file system had no room for taking the marker away: nothing is lost by that.
         """
-        try:
+        with self._failing():
             os.fdatasync(inode) if ours else self._ask(row, inode)
-            unmark(inode)
+        unmark(inode)
+        with self._failing():
             os.fsync(inode)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self.fail(error)
             raise

@@ -119,17 +119,20 @@ class Syncer:
 
     def unmark(self, rows: list[int]) -> None:
         """The agent has noted that these are settled."""
+        unmarked = []
         for row in rows:
             with self._changed:
                 inode, size = self._durable.pop(row, (-1, 0))
             if inode >= 0:
                 self._board.settled(self._number, size)
+                # Over its quota a file system may refuse even that: the sweep at the end tries again.
                 with contextlib.suppress(OSError):
                     unmark(inode)
+                    unmarked.append(row)
                     if self._board.dropping and not self._board.urgent[row]:
                         forget_pages(inode)
                 os.close(inode)
-        self._upstream.send(frames.UNMARKED, rows)
+        self._upstream.send(frames.UNMARKED, rows, unmarked)
 
     def close(self) -> None:
         """Make the rest durable and end ``run``."""

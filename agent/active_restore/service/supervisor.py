@@ -17,7 +17,7 @@ from active_restore.errors import ActiveRestoreError
 from active_restore.linux.locks import is_locked
 from active_restore.linux.notify import notify
 from active_restore.marker import MARKER, marker_prefix
-from active_restore.restore.job import lock_file, stopped_file
+from active_restore.restore.job import lock_file, stopped_file, sweep
 from active_restore.restore.target import need_root
 from active_restore.service.child import Child
 from active_restore.service.hearing import Hearing
@@ -61,6 +61,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGHUP; then end our children (keepers stay). Raises ``CapabilityMissing``."""
         need_root()
+        sweep()
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         # A child that ends wakes us.

@@ -275,6 +275,31 @@ def test_held_by_sigstop_on_request(disk: Path, tmp_path: Path) -> None:
         assert [child.finish() for child in children] == ["content\n"] * 3
 
 
+@pytest.mark.ci("6.12")
+def test_threads_that_are_stopped_together(disk: Path, tmp_path: Path) -> None:
+    """One SIGSTOP is for the whole process: each of its threads must be interrupted all the same, or it sees errno 513."""
+    code = """
+        import pathlib, sys, threading
+        def read():
+            try: seen.append(pathlib.Path(sys.argv[1]).read_text())
+            except OSError as error: seen.append(error.errno)
+        seen = []
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(seen)
+    """
+    with Guarded(disk / "together", tmp_path, BpfInterceptor(hold="sigstop")) as guarded:
+        row = guarded.lay("file", b"content")
+        child = python(code, guarded.paths[row])
+        for _ in range(200):
+            until(lambda: state_of(child.pid) == "T", "the stop")
+            # All of them come back to the same hook at once.
+            os.kill(child.pid, signal.SIGCONT)
+        guarded.fill(row)
+        assert child.finish() == f"{['content'] * 8}\n"
+
+
 def test_pins_tell_what_happened(disk: Path, tmp_path: Path) -> None:
     with Guarded(disk / "counted", tmp_path) as guarded:
         path = guarded.lay_now("file", b"content\n")
