@@ -41,7 +41,6 @@ def _attacked(module: str, words: tuple[str, ...], place: Path) -> Counter[str]:
     return counts
 
 
-@pytest.mark.ci("6.12")
 def test_lives_under_attack(place: Path, disk: Path) -> None:
     counts = _attacked("tests.torture.lives", (disk.name, _SEED, _BLOWS), place)
     assert counts.total() - counts["lives"] >= int(_BLOWS)
