@@ -46,7 +46,13 @@ def side_by_side(lanes: Sequence[Lane], place: Path) -> Counter[str]:
             stack.callback(process.kill)
             started.append((lane, process, log))
         for lane, process, log in started:
-            code = process.wait(_LANE_S)
+            try:
+                code = process.wait(_LANE_S)
+            except BaseException as error:
+                # Whatever ends it, pytest's own limit of time among others.
+                log.seek(0)
+                error.add_note(f"{lane!r}\n{log.read()[-_TOLD_BYTES:]}")
+                raise
             log.seek(0)
             said = log.read().splitlines()
             assert code == 0, "\n".join([repr(lane), "\n".join(said)[-_TOLD_BYTES:]])

@@ -11,6 +11,7 @@ import random
 import sys
 from typing import TYPE_CHECKING
 
+from tests.kernel.rig import INTERCEPTORS
 from tests.kernel.tasks import Task, run
 from tests.kernel.waiting import wait_until
 from tests.restore.agents import make
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from tests.kernel.rig import Rig
 
 MIB = 1 << 20
-_FIRST_LIMIT = 20 * MIB
+# It takes more than 100 MiB to compile BPF.
+_FIRST_LIMIT, _ROOM_BYTES = (100 * MIB, 320 * MIB) if INTERCEPTORS[0] == "bpf" else (20 * MIB, 224 * MIB)
 _STEP = 10 * MIB
 _MAX_STARTS = 60
-_ROOM_BYTES = 224 * MIB
 _FLOOD_MIB = 160
 FLOOD = """
 import os, sys
@@ -85,7 +86,8 @@ def _until_done(rig: Rig, target: Path, prison: Prison) -> None:
     dead = 0
     for _ in range(_MAX_STARTS):
         again = state.exists() and any((place / "restore.json").exists() for place in state.iterdir())
-        command = rig.start("resume", target) if again else rig.start("restore", rig.source, target)
+        begin = ("restore", rig.source, target, "--interceptor", INTERCEPTORS[0])
+        command = rig.start("resume", target) if again else rig.start(*begin)
         while not command.ended():
             wait_until(lambda: command.ended() or prison.killed() > dead, "an end, or another victim")  # noqa: B023
             prison.widen((prison.killed() - dead) * _STEP)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BLOWS = os.environ.get("ACTIVE_RESTORE_BLOWS", "8")
+_BLOWS = os.environ.get("ACTIVE_RESTORE_BLOWS", "4")
 _CUTS = os.environ.get("ACTIVE_RESTORE_CUTS", "4")
 _SEED = os.environ.get("ACTIVE_RESTORE_SEED") or str(random.SystemRandom().randrange(1, 1 << 31))
 

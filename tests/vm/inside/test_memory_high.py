@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +15,8 @@ from tests.torture.blows import Prison
 from tests.torture.test_out_of_memory import FLOOD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.kernel.rig import Rig
 
 __all__ = ["held_rig", "rig"]
@@ -24,15 +24,12 @@ MIB = 1 << 20
 # What BPF needs to be compiled is part of it: with less than that the agent itself would crawl.
 _ROOM_BYTES = 400 * MIB
 _FLOOD_MIB = 500
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.mark.ci("6.12")
 def test_all_are_slowed_down_together(held_rig: Rig, disk: Path) -> None:
     names = make(held_rig.tree, 40, 100_000)
     target = disk / "throttled"
-    if not (_CGROUPS / "cgroup.controllers").exists():
-        subprocess.run(["mount", "-t", "cgroup2", "none", _CGROUPS], check=True)
     with Prison(f"active-restore-test-{os.getpid()}", _ROOM_BYTES, throttled=True) as prison:
         held_rig.way_in = prison.way_in
         command = held_rig.hold(target)
