@@ -219,6 +219,29 @@ def test_released_without_an_agent_it_ends(rig: Rig, ext4_target: Path) -> None:
     rig.kill("ar-keeper")
 
 
+def test_nobody_is_stopped_on_another_file_system(rig: Rig, ext4_target: Path, tmp_path: Path) -> None:
+    """A copy of the disk has files with the same numbers and generations. While no agent lives nobody would let them go."""
+    make(rig.tree / "big" / "file")
+    by_windows(rig, ext4_target).kill()
+    device = run("findmnt", "-nro", "SOURCE", "-T", ext4_target).decode().strip()
+    image = run("losetup", "-nO", "BACK-FILE", device).decode().strip()
+    top = run("findmnt", "-nro", "TARGET", "-T", ext4_target).decode().strip()
+    run("sync", "-f", top)
+    run("cp", "--sparse=always", image, tmp_path / "image")
+    mount = tmp_path / "copy"
+    mount.mkdir()
+    run("mount", "-o", "loop", tmp_path / "image", mount)
+    try:
+        there = mount / ext4_target.relative_to(top) / "big" / "file"
+        assert marked(there)
+        assert_shown(shown("private", there), there.read_bytes(), "private")
+    finally:
+        run("umount", mount)
+    command = rig.resume(ext4_target)
+    rig.finish(command, ext4_target)
+    rig.verify(ext4_target)
+
+
 def test_through_fuse_all_is_wanted(rig: Rig, ext4_target: Path, tmp_path: Path) -> None:
     """The kernel maps a file for users of a FUSE file system whose server has passed it on; nobody is asked about these."""
     content = make(rig.tree / "big" / "file")

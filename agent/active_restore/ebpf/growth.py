@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _KEY, _FLAG, _STATE = struct.Struct("=QQ"), struct.Struct("=I"), struct.Struct("=Q")
-# since, inode, generation, offset, length, flags, thread, thread group, command
+# since, inode, generation and device, offset, length, flags, thread, thread group, command
 _GROWN = struct.Struct("=6QII16s")
 _MAPS = {
     "guarded": (maps.HASH, (_KEY.size, 4), 1 << 15, maps.NO_PREALLOC),
@@ -77,11 +77,14 @@ CALLS = frozenset({_HERE[name].mremap for name in _HERE if name == platform.mach
 
 
 class Grown(NamedTuple):
-    """A thread that was stopped. The mapping shows ``length`` bytes from ``offset`` on; ``inode`` is 0: not known."""
+    """A thread that was stopped. The mapping shows ``length`` bytes from ``offset`` on; ``inode`` is 0: not known.
+
+    ``where`` is what ``which`` made of the file system and the generation of the inode.
+    """
 
     since_ns: int
     inode: int
-    generation: int
+    where: int
     offset: int
     length: int
     flags: int
@@ -109,13 +112,13 @@ class Growth:
                 f"programs on system calls cannot be loaded ({error.strerror}: {error.filename})"
             ) from error
 
-    def guard(self, inode: int, generation: int) -> None:
+    def guard(self, inode: int, where: int) -> None:
         """Look at mappings of this one from now on. Raises ``OSError`` where there is no room."""
-        self._maps["guarded"].put(_KEY.pack(inode, generation), _FLAG.pack(1))
+        self._maps["guarded"].put(_KEY.pack(inode, where), _FLAG.pack(1))
 
-    def forget(self, inode: int, generation: int) -> None:
+    def forget(self, inode: int, where: int) -> None:
         """Not any more."""
-        self._maps["guarded"].remove(_KEY.pack(inode, generation))
+        self._maps["guarded"].remove(_KEY.pack(inode, where))
 
     def grown(self) -> Iterator[Grown]:
         """Who is stopped, and what was left by those that are gone."""
@@ -137,6 +140,15 @@ class Growth:
         """Give the descriptors back; pins stay."""
         for each in self._maps.values():
             each.close()
+
+
+def which(superblock: str, generation: int) -> int:
+    """Of an inode: its file system (``mounts.superblock``) and its generation, as the programs see them.
+
+    Others with the same number and generation are on copies of that file system, and on any btrfs.
+    """
+    major, minor = map(int, superblock.split(":"))
+    return (major << 20 | minor) << 32 | generation
 
 
 def unpin(pins: Path) -> None:
@@ -216,7 +228,7 @@ class _Writer:
         self._follow(code, 8, 0)
         code.jump_if(8, "==", 0, "out")
         self._follow(code, 8, at("file", "f_inode"))
-        self._read_identity(code, 8, _INODE)
+        self._read_identity(code, 8, _INODE, _WORD)
         self._look_up(code, "guarded", _INODE)
         code.jump_if(0, "==", 0, "out").call(_TASK).do_register("mov", 8, 0)
         self._note_holder(code)
@@ -304,7 +316,7 @@ class _Writer:
         self._read(code, 6, at("vm_area_struct", "vm_file"), -8)
         code.load(8, FP, -8).jump_if(8, "==", 0, "no file")
         self._follow(code, 8, at("file", "f_inode"), -8)
-        self._read_identity(code, 8, -24)
+        self._read_identity(code, 8, -24, -8)
         code.load(1, FP, -24).store(7, 0, 1).load(1, FP, -16).store(7, 8, 1)
         self._read(code, 6, at("vm_area_struct", "vm_pgoff"), -8)
         code.load(1, FP, -8).do("lsh", 1, 12).store(7, _OFFSET - _INODE, 1)
@@ -315,10 +327,12 @@ class _Writer:
         self._read(code, 6, at("vm_area_struct", "vm_flags"), -8)
         code.load(1, FP, -8).store(7, _FLAGS - _INODE, 1).label("no file")
 
-    def _read_identity(self, code: Program, inode: int, place: int) -> None:
+    def _read_identity(self, code: Program, inode: int, place: int, scratch: int) -> None:
         self._read(code, inode, self._at("inode", "i_ino"), place)
-        code.store_number(FP, place + 8, 0)
         self._read(code, inode, self._at("inode", "i_generation"), place + 8, 4)
+        code.do_register("mov", 9, inode)
+        self._follow(code, 9, self._at("inode", "i_sb"), scratch)
+        self._read(code, 9, self._at("super_block", "s_dev"), place + 12, 4)
 
     def _note_holder(self, code: Program) -> None:
         """The address space of the task in 8."""

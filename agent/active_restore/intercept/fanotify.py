@@ -128,7 +128,7 @@ class FanotifyInterceptor:
         """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
         held = self.pass_opens(files) if self.ranges else []
         link, territory = self._linked()
-        self._windows.guard(files[: len(held)], self.passage(), territory.restore_id, link.ledger)
+        self._windows.guard(files[: len(held)], self.passage(), territory, link.ledger)
         return held
 
     def pass_opens(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:

@@ -31,6 +31,7 @@ from active_restore.intercept import stopped
 from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_quiet
 from active_restore.linux import bpffs
 from active_restore.linux.files import generation_of
+from active_restore.linux.mounts import superblock
 from active_restore.linux.process import hurry, name_thread
 from active_restore.model import TO_THE_END, Fault, Intent, Task
 from active_restore.placeholder import open_inode
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from active_restore.intercept.base import Territory
     from active_restore.intercept.ledger import Ledger
     from active_restore.model import Ranged
 
@@ -109,14 +111,15 @@ class Windows:
         self._ending = False
         self._threads: list[threading.Thread] = []
 
-    def guard(self, files: Sequence[Ranged], passage: int, restore_id: str, ledger: Ledger) -> None:
+    def guard(self, files: Sequence[Ranged], passage: int, territory: Territory, ledger: Ledger) -> None:
         """Watch these, from ``serve`` on."""
-        self._pins, self._ledger = bpffs.windows(restore_id), ledger
+        self._pins, self._ledger = bpffs.windows(territory.restore_id), ledger
         if not self._pins.is_dir():
             ledger.windows = False
-        if all(file.handle for file in files):
+        if files and all(file.handle for file in files):
+            there = superblock(territory.root)
             for file in files:
-                self._identify(file, passage)
+                self._identify(file, passage, there)
 
     def serve(self, on_fault: Callable[[Fault], None]) -> None:
         """In threads of our own; the programs load meanwhile, where they are not left by a dead agent."""
@@ -125,11 +128,11 @@ class Windows:
         elif self._files:
             self._start("windows-load", lambda: self._go(on_fault))
 
-    def _identify(self, file: Ranged, passage: int) -> None:
+    def _identify(self, file: Ranged, passage: int, there: str) -> None:
         fd = open_inode(passage, file.handle)
         if fd is not None:
             try:
-                key = (os.fstat(fd).st_ino, generation_of(fd))
+                key = (os.fstat(fd).st_ino, growth.which(there, generation_of(fd)))
             finally:
                 os.close(fd)
             self._files[key] = _File(file.row, file.handle)
@@ -264,7 +267,7 @@ class Windows:
         with self._lock:
             files = dict(self._files)
         if grown.inode:
-            file = files.get((grown.inode, grown.generation))
+            file = files.get((grown.inode, grown.where))
             is_written = grown.flags & growth.VM_SHARED_WRITABLE == growth.VM_SHARED_WRITABLE
             if file is not None:
                 yield file, Intent.MAP if is_written else Intent.READ, (grown.offset, grown.length)
