@@ -23,6 +23,11 @@ def marker_prefix(restore_id: str) -> bytes:
     return bytes(msgpack.packb([FORMAT, bytes.fromhex(restore_id), 0, 0]))[:-2]
 
 
+def restore_of(prefix: bytes) -> str:
+    """The restore whose markers begin so."""
+    return prefix[-8:].hex()
+
+
 def marker_value(prefix: bytes, row: int, handle: bytes = b"") -> bytes:
     """The marker of a row on the inode with this file handle."""
     return prefix + bytes(msgpack.packb(row)) + bytes(msgpack.packb(zlib.crc32(handle)))

@@ -100,6 +100,14 @@ TO_THE_END = 1 << 62
 """The length of a range that ends where the file does."""
 
 
+class Ranged(NamedTuple):
+    """A file by range: its row, its size in the backup, and the handle of its inode."""
+
+    row: int
+    size: int
+    handle: bytes
+
+
 class Gate(enum.IntEnum):
     """Who may go on: those who only read (content complete), all (content durable, marker removed), or these tasks alone."""
 

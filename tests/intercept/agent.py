@@ -20,7 +20,7 @@ from active_restore.intercept.choose import choose
 from active_restore.linux import tasks
 from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER, marker_prefix, marker_value
-from active_restore.model import Fault, Gate
+from active_restore.model import Fault, Gate, Ranged
 from active_restore.presence import Presence
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Puppet:
 
     def by_range(self, word: str, row: int, *numbers: int) -> None:
         if word == "hold":
-            for memory, _ in self.interceptor.hold_ranges([(row, numbers[0])]):
+            for memory, _ in self.interceptor.hold_ranges([Ranged(row, numbers[0], b"")]):
                 self.presences[row] = Presence(memory, numbers[0])
         elif word == "present":
             self.presences[row].add(numbers[0], numbers[1])

@@ -196,7 +196,9 @@ class Rig:
         wait_until(lambda: not self.processes(), "what was killed is gone")
         for job in self.place.glob("state/*/restore.json"):
             # Pins outlive every process, and would hold tasks of the next test on the same disk.
-            program.unpin(bpffs.pins(json.loads(job.read_text())["restore_id"]))
+            restore_id = json.loads(job.read_text())["restore_id"]
+            program.unpin(bpffs.pins(restore_id))
+            program.unpin(bpffs.windows(restore_id))
         return left
 
 

@@ -38,4 +38,4 @@ def test_waits_until_it_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             wait_until(lambda: tasks.read_proc(f"/proc/{task.pid}/syscall").split() != [b"running"], "it sleeps")
 
         monkeypatch.setattr("active_restore.linux.tasks.time.sleep", pause)
-        assert accesses.access(task.pid, 0, (0, 1)) == (Intent.READ, (0, 1))
+        assert accesses.access(task.pid, 0, (0, 1), windows=False) == (Intent.READ, (0, 1))

@@ -1,6 +1,7 @@
 """A mapping of a page that is made to show more of its file, in a way of which no kernel tells anybody.
 
-``maps.py HOW FILE``: prints the SHA-256 of what it shows then, and where in the file that begins.
+``maps.py HOW FILE``: prints the SHA-256 of what it shows then, and where in the file that begins. With ``wait`` as a third word
+it first prints the SHA-256 of the page, and waits for a line on its standard input.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import mmap
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 START = 1 << 20
-_MAYMOVE, _FIXED = 1, 2
+_MAYMOVE, _FIXED, _DONTUNMAP = 1, 2, 4
+_PRIVATE_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _FAILED = ctypes.c_void_p(-1).value
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
@@ -49,16 +52,54 @@ def grown(fd: int, offset: int, length: int, kind: int) -> bytes:
         libc.munmap(address, length)
 
 
-def _page(path: str, mode: int, kind: int) -> int:
+def _page(path: str, mode: int, kind: int, room: int | None = None) -> int:
+    """A mapping of a page, at an address that is free."""
     fd = os.open(path, mode)
+    protection = mmap.PROT_READ if mode == os.O_RDONLY else mmap.PROT_READ | mmap.PROT_WRITE
     try:
-        return _checked(libc.mmap(None, PAGE, mmap.PROT_READ, kind, fd, START))
+        address = _checked(libc.mmap(room, PAGE, protection, kind, fd, START))
     finally:
         os.close(fd)
+    if "wait" in sys.argv[3:]:
+        sys.argv.remove("wait")
+        print(_sum(address, PAGE), flush=True)
+        sys.stdin.readline()
+    return address
 
 
 def _room(length: int) -> int:
-    return _checked(libc.mmap(None, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+    return _checked(libc.mmap(None, length, 0, _PRIVATE_ANONYMOUS, -1, 0))
+
+
+def _grown_in_place(path: str) -> tuple[int, int]:
+    length = os.stat(path).st_size - START
+    room = _room(length)
+    libc.munmap(room, length)
+    return _checked(libc.mremap(_page(path, os.O_RDONLY, mmap.MAP_SHARED, room), PAGE, length, 0, None)), length
+
+
+def _grown_by_steps(path: str) -> tuple[int, int]:
+    """Moved as it is, and then made longer; the old one stays."""
+    length = os.stat(path).st_size - START
+    page = _page(path, os.O_RDONLY, mmap.MAP_PRIVATE)
+    there = _checked(libc.mremap(page, PAGE, PAGE, _MAYMOVE | _FIXED | _DONTUNMAP, _room(PAGE)))
+    return _checked(libc.mremap(there, PAGE, length, _MAYMOVE, None)), length
+
+
+def _grown_by_thread(path: str) -> tuple[int, int]:
+    found: list[tuple[int, int]] = []
+    thread = threading.Thread(target=lambda: found.append(_grown(path, os.O_RDONLY, mmap.MAP_PRIVATE)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _written(path: str) -> tuple[int, int]:
+    """A byte of each page is written to, too."""
+    address, length = _grown(path, os.O_RDWR, mmap.MAP_SHARED)
+    for at in range(0, length, PAGE):
+        ctypes.memset(address + at, 0x57, 1)
+    return address, length
 
 
 def _grown(path: str, mode: int, kind: int, flags: int = _MAYMOVE, old: int = PAGE) -> tuple[int, int]:
@@ -95,15 +136,20 @@ WAYS: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {
     "shared": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED)),
     "writable": (START, lambda path: _grown(path, os.O_RDWR, mmap.MAP_SHARED)),
     "moved": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED, _MAYMOVE | _FIXED)),
+    "in place": (START, _grown_in_place),
+    "by steps": (START, _grown_by_steps),
+    "by a thread": (START, _grown_by_thread),
     "doubled": (START, lambda path: _grown(path, os.O_RDONLY, mmap.MAP_SHARED, old=0)),
     "inherited": (START, _grown_by_child),
     "elsewhere": (3 * PAGE, _elsewhere),
 }
 """How, and where the last thing that it shows begins in the file."""
+WRITING: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {"written": (START, _written)}
+"""They change what they show."""
 
 
 def main() -> None:
-    start, way = WAYS[sys.argv[1]]
+    start, way = (WAYS | WRITING)[sys.argv[1]]
     print(_sum(*way(sys.argv[2])), start, flush=True)
 
 

@@ -183,6 +183,7 @@ class RangesText(BaseModel):
     bytes_total: int = 0
     bytes_present: int = 0
     bytes_wanted: int = 0
+    windows: bool = False
 
 
 class StatusText(BaseModel):

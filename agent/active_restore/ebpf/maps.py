@@ -50,6 +50,16 @@ def create_words(count: int, name: str) -> int:
     return bpf(_CREATE, attributes, name)
 
 
+HASH, ARRAY, RING = 1, 2, 27
+NO_PREALLOC = 1
+
+
+def create(kind: int, sizes: tuple[int, int], entries: int, name: str, flags: int = 0) -> Map:
+    """A new map; ``sizes`` are those of keys and values in bytes. Raises ``OSError``."""
+    attributes = struct.pack("=7I16s", kind, *sizes, entries, flags, 0, 0, name.encode())
+    return Map(bpf(_CREATE, attributes, name), name)
+
+
 def open_id(number: int) -> int:
     """A new descriptor of the map with this id; the caller closes it. Raises ``OSError``."""
     return bpf(_BY_ID, struct.pack("=III", number, 0, 0), f"map {number}")

@@ -10,7 +10,7 @@ from active_restore.config import NO_POLICY, Policy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from active_restore.model import Fault, Gate, Task
+    from active_restore.model import Fault, Gate, Ranged, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,12 @@ class Interceptor(Protocol):
     def ranges(self) -> str:
         """What sees accesses to ranges of files, for people; empty where nothing does. Known after ``arm`` or ``adopt``."""
 
-    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
-        """From now on who opens these ``(row, size in bytes)`` goes on at once and faults by range; after ``laid``.
+    @property
+    def windows(self) -> bool:
+        """Whether who maps a part of such a file waits just for that part; it may become so some time after ``serve`` began."""
+
+    def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
+        """From now on who opens these goes on at once and faults by range; after ``laid``, before ``serve``.
 
         Gives, for the first of them or for all, the memory of its ``presence.Presence``, and whether that is new: a dead
         agent's is found again as it was. Who accesses pages that are there is not told of, the first writer excepted.

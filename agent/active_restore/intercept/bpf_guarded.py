@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from active_restore.config import Hold
     from active_restore.intercept.base import Interceptor, Territory
-    from active_restore.model import Fault, Gate, Task
+    from active_restore.model import Fault, Gate, Ranged, Task
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +61,18 @@ class GuardedBpfInterceptor:
         """The guard's where its kernel has them: it sees every context. Else those of the programs."""
         return self._guard.ranges or (self._bpf.ranges if self._bpf is not None else "")
 
-    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+    @property
+    def windows(self) -> bool:
+        """Where the guard sees ranges."""
+        return self._guard.windows
+
+    def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
         """The guard judges who opens them; their accesses are held by whoever sees ranges."""
         if self._bpf is None:
             return self._guard.hold_ranges(files)
         if self._guard.ranges:
             held = self._guard.hold_ranges(files)
-            self._bpf.settled([row for row, _ in files[: len(held)]])
+            self._bpf.settled([file.row for file in files[: len(held)]])
             return held
         if not self._bpf.ranges:
             return []

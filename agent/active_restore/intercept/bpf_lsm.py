@@ -30,7 +30,7 @@ from active_restore.intercept.waits import Wait, Waiters, decode, row_of
 from active_restore.linux.inode_numbers import InodeNumbers
 from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.process import hurry, is_alive, name_thread
-from active_restore.model import Fault, Gate, Task
+from active_restore.model import Fault, Gate, Ranged, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from active_restore.config import Hold
     from active_restore.intercept.base import Territory
 
-# Tickets of the guard beside us are numbers of events and keepers; ours begin far above.
-FIRST_TICKET = 1 << 62
+FIRST_TICKET = 1 << 62  # Tickets of the guard beside us are numbers of events and keepers.
 _BEAT_SECONDS = 0.5
 _BUSY_SECONDS = 0.005
 _LONGEST_WITHOUT_SWEEP = 5.0
@@ -66,6 +65,7 @@ class BpfInterceptor:
     reason = ""
     serve_threads = 4
     needs_inode_numbers = True
+    windows = False
 
     def __init__(
         self,
@@ -218,12 +218,12 @@ class BpfInterceptor:
         """The programs on read, write and mmap, where they were loaded with these."""
         return "BPF programs" if self._ranged else ""
 
-    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+    def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
         """An array of the kernel for each; from the moment in which its bit changes opens pass and accesses wait."""
         held: list[tuple[memoryview, bool]] = []
-        for row, size in files:
-            inode = self._rows.inode(row)
-            if inode is None or (memory := self._ranged.hold(inode, size)) is None:
+        for file in files:
+            inode = self._rows.inode(file.row)
+            if inode is None or (memory := self._ranged.hold(inode, file.size)) is None:
                 break
             with self._lock:
                 self._gates.by_range(inode)

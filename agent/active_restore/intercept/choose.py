@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, NotRunning
-from active_restore.intercept import group, keepers
+from active_restore.intercept import group, keepers, windows
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
 from active_restore.linux.inode_numbers import InodeNumbers
@@ -60,6 +60,7 @@ def _against_bpf(options: RestoreOptions) -> str:
 
 def abandon(run_dir: str, restore_id: str, errno: int) -> None:
     """Without an agent: refuse all who wait and will come, with ``errno``. Raises ``NotRunning`` where nobody is guarded."""
+    windows.abandon(restore_id)
     is_left = bpffs.pins(restore_id).is_dir()
     if is_left:
         from active_restore.intercept import pins

@@ -12,7 +12,6 @@ import errno
 import itertools
 import logging
 import os
-import select
 import socket
 import threading
 import time
@@ -24,11 +23,12 @@ from active_restore.intercept.group import make_group, supported_mask
 from active_restore.intercept.guard import IGNORE, UNIGNORE, answer
 from active_restore.intercept.ledger import Ledger
 from active_restore.intercept.policy import Judge, Treatment
+from active_restore.intercept.windows import FIRST_TICKET, Windows
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
 from active_restore.linux.process import is_alive, rouse
-from active_restore.model import Fault, Gate, Intent, Task
+from active_restore.model import Fault, Gate, Intent, Ranged, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PASS = fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_MOUNT | fanotify.FAN_MARK_IGNORE | fanotify.FAN_MARK_IGNORED_SURV_MODIFY
 _LOOK_SECONDS = 1.0
-_LAST_LOOKS = 30
 _LOOK_AFTER_SECONDS = 0.05
-_SOON_MS = 1
 _MANY_NUMBERS = 256
 _NUMBERS_A_PACKET = 4096
 # A ticket is the event's number below, and above how many keepers have died before the one that gave it.
@@ -68,6 +66,7 @@ class FanotifyInterceptor:
         self._answered: list[int] = []
         self._leading = threading.Lock()
         self._led_since, self._leader = 0.0, 0
+        self._windows = Windows()
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
@@ -120,14 +119,22 @@ class FanotifyInterceptor:
         """Kernel 6.14 and later."""
         return "pre-content events" if self._linked()[0].ledger.mask & fanotify.FAN_PRE_ACCESS else ""
 
-    def hold_ranges(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
-        """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
-        return self.pass_opens(files) if self.ranges else []
+    @property
+    def windows(self) -> bool:
+        """Where ``windows.Windows`` could be loaded."""
+        return self._linked()[0].ledger.windows
 
-    def pass_opens(self, files: Sequence[tuple[int, int]]) -> list[tuple[memoryview, bool]]:
+    def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
+        """A byte of the ledger for each, and bits for its pages; the keeper passes opens from now on."""
+        held = self.pass_opens(files) if self.ranges else []
+        link, territory = self._linked()
+        self._windows.guard(files[: len(held)], self.passage(), territory.restore_id, link.ledger)
+        return held
+
+    def pass_opens(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
         """The same, whoever it is that holds their accesses."""
         hold = self._linked()[0].ledger.hold_range
-        return list(itertools.takewhile(bool, itertools.starmap(hold, files)))  # type: ignore[arg-type]
+        return list(itertools.takewhile(bool, (hold(file.row, file.size) for file in files)))  # type: ignore[misc]
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
@@ -170,9 +177,10 @@ class FanotifyInterceptor:
         """Deliver faults until ``disarm``, ``leave`` or ``abandon``; a dead keeper is replaced by its standby."""
         if self._leading.acquire(blocking=False):
             self._leader = threading.get_ident()
+            self._windows.serve(on_fault)
             while not self._ending:
                 # Not at once: it takes the keeper's time, and the next fault of the same task is about to come.
-                if len(self._answered) >= _MANY_NUMBERS or (self._answered and not self._comes_soon()):
+                if len(self._answered) >= _MANY_NUMBERS or (self._answered and not wire.comes_soon(self._linked()[0].sock)):
                     self._tell_answered()
                 self._receive(on_fault, 0)
             return
@@ -182,11 +190,6 @@ class FanotifyInterceptor:
             while not self._ending and self._led_since and time.monotonic() - self._led_since > _LOOK_AFTER_SECONDS:
                 if not self._receive(on_fault, socket.MSG_DONTWAIT):
                     break
-
-    def _comes_soon(self) -> bool:
-        poll = select.poll()
-        poll.register(self._linked()[0].sock, select.POLLIN)
-        return bool(poll.poll(_SOON_MS))
 
     def _receive(self, on_fault: Callable[[Fault], None], flags: int) -> bool:
         """Deliver one fault; ``False`` where none is there (with MSG_DONTWAIT)."""
@@ -291,6 +294,7 @@ class FanotifyInterceptor:
         self._answer(faults, errno)
 
     def _answer(self, faults: Sequence[Fault], refusal: int) -> None:
+        self._windows.answer([fault.ticket for fault in faults if fault.ticket >= FIRST_TICKET], refusal)
         with self._answering:
             # Faults of a keeper that has died are left alone: its successor has reported them again, and may have given
             # their numbers to other events after that was answered.
@@ -343,20 +347,24 @@ class FanotifyInterceptor:
         return list(filter(self._linked()[0].ledger.was_readable, rows))
 
     def settled(self, rows: Sequence[int]) -> None:
-        """Nothing to do: the marker is gone or about to go, and it decides."""
+        """The marker is gone or about to go, and it decides; of mappings those of the files by range."""
+        self._windows.forget(rows)
 
     def leave(self, doubted: Sequence[int] = ()) -> None:
         """Disconnect; the keepers hold everything."""
+        self._windows.leave()
         self._linked()[0].ledger.doubt(doubted)
         self._end(None)
 
     def abandon(self, errno: int) -> None:
         """Disconnect; the keepers refuse from now on. Noted first: a keeper that dies now leaves it to its standby."""
+        self._windows.abandon()
         self._linked()[0].ledger.refusal = errno
         self._end(wire.pack(wire.ABANDON, errno))
 
     def disarm(self) -> None:
         """End the keepers; with the last descriptor of the group every mark is gone. Noted first, as in ``abandon``."""
+        self._windows.disarm()
         if self._link is not None:
             self._link.ledger.disarm()
         self._end(wire.pack(wire.DISARM))
@@ -372,7 +380,7 @@ class FanotifyInterceptor:
         with contextlib.suppress(OSError):
             if last_word is not None:
                 link.sock.send(last_word, socket.MSG_NOSIGNAL)
-                _wait_for_end(link)
+                keepers.await_end(link)
             link.sock.shutdown(socket.SHUT_RDWR)
         # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
         nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -381,17 +389,6 @@ class FanotifyInterceptor:
         os.close(nowhere)
         if self._passage is not None:
             self._passage.close()
-
-
-def _wait_for_end(link: keepers.Link) -> None:
-    """Wait (bounded) until the keeper has acted: it closes the connection."""
-    link.sock.settimeout(_LOOK_SECONDS)
-    for _ in range(_LAST_LOOKS):
-        rouse(link.ledger.keeper, b"ar-")
-        with contextlib.suppress(TimeoutError):
-            while link.sock.recv(wire.MAX_PACKET_BYTES):
-                pass
-            return
 
 
 def _fault(packet: FaultPacket, keeper: int) -> Fault:

@@ -105,14 +105,14 @@ class Guard:
 
     def _access_by_range(self, event: fanotify.Event, row: int, told: tuple[int, int]) -> _Wanted | None:
         """Who reads or writes pages that are there goes on, the first writer excepted."""
-        intent, span = accesses.access(event.tid, event.fd, told)
+        intent, span = accesses.access(event.tid, event.fd, told, windows=self._ledger.windows)
         presence = self._ledger.presence(row)
         if not presence.covers(*presence.clip(*span)):
             return intent, span
         if intent in (Intent.ACCESS, Intent.RING) and not open_for_writing(event.fd):
             return None
         # Of an access that may be a read the agent asks again: it has the file open for writing itself now and then.
-        passes = intent is Intent.READ or (intent in (Intent.CHANGE, Intent.ACCESS) and presence.touched)
+        passes = intent is Intent.READ or (intent in (Intent.CHANGE, Intent.MAP, Intent.ACCESS) and presence.touched)
         return None if passes else (intent, span)
 
     def _opening_by_range(self, event: fanotify.Event) -> _Wanted | None:

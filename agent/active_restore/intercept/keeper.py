@@ -27,9 +27,11 @@ from typing import Any
 from active_restore.intercept import wire
 from active_restore.intercept.guard import Guard, answer
 from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.warden import Warden
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify
 from active_restore.linux.process import collect_no_garbage, hurry, lock_memory, name_thread, spare_from_oom_killer
+from active_restore.marker import restore_of
 
 _LOOK_MS = 10_000
 # Our own descriptors are below, those of events above: a standby that takes over must own no number of a waiting event.
@@ -50,6 +52,7 @@ class Keeper:
         self._backlog: deque[FaultPacket] = deque()
         self._agent: socket.socket | None = None
         self._guard = Guard(group, ledger, marker_prefix, mask, self._forward)
+        self._warden = Warden(restore_of(marker_prefix))
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def inherit(self) -> None:
@@ -76,6 +79,7 @@ class Keeper:
         """Guard, and talk to agents."""
         occupy(_FIRST_TICKET - 1)
         threading.Thread(target=self._guard_forever, name="guard", daemon=True).start()
+        self._warden.begin()
         while self._turn():
             pass
 
@@ -170,6 +174,7 @@ class Keeper:
         peer.setblocking(True)
         wire.widen(peer)
         inheritance = [self._group, self._listener.fileno(), self._ledger.fd]
+        self._warden.end()
         # Before it is told that it is the agent: from then on nobody is refused.
         refusal, self._ledger.refusal = self._ledger.refusal, 0
         try:
@@ -177,6 +182,7 @@ class Keeper:
         except OSError:
             # It died while it said hello.
             peer.close()
+            self._warden.begin()
             if refusal:
                 self._abandon(refusal)
             return
@@ -213,6 +219,7 @@ class Keeper:
                 self._agent.close()
             self._agent = None
             self._backlog.clear()
+        self._warden.begin()
 
     def _done(self, numbers: list[Any]) -> None:
         for number in numbers:

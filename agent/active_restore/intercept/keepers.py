@@ -18,6 +18,8 @@ from active_restore.linux.process import rouse
 
 _START_SECONDS = 60
 _ANSWER_SECONDS = 5
+_LOOK_SECONDS = 1.0
+_LAST_LOOKS = 30
 
 
 class _Connection(socket.socket):
@@ -162,3 +164,14 @@ def abandon(run_dir: str, errno: int) -> None:
     with _dial(run_dir) as sock:
         sock.send(wire.pack(wire.ABANDON, errno))
         sock.recv(wire.MAX_PACKET_BYTES)
+
+
+def await_end(link: Link) -> None:
+    """Wait (bounded) until the keeper has acted: it closes the connection."""
+    link.sock.settimeout(_LOOK_SECONDS)
+    for _ in range(_LAST_LOOKS):
+        rouse(link.ledger.keeper, b"ar-")
+        with contextlib.suppress(TimeoutError):
+            while link.sock.recv(wire.MAX_PACKET_BYTES):
+                pass
+            return

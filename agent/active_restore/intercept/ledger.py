@@ -28,6 +28,7 @@ _KEEPER = 4
 _STANDBY = 5
 _DEVICE = 6
 _RANGED = 7
+_WINDOWS = 8
 _TICKETS = 16
 _TICKET_SLOTS = 1 << 20
 _WORDS_BYTES = (_TICKETS + _TICKET_SLOTS) * 8
@@ -205,6 +206,15 @@ class Ledger:
     @mask.setter
     def mask(self, mask: int) -> None:
         self._words[_MASK] = mask
+
+    @property
+    def windows(self) -> bool:
+        """Whether a mapping waits just for what it shows now: somebody is told when it shows more."""
+        return bool(self._words[_WINDOWS])
+
+    @windows.setter
+    def windows(self, in_force: bool) -> None:
+        self._words[_WINDOWS] = in_force
 
     @property
     def device(self) -> int:

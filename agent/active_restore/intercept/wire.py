@@ -7,6 +7,7 @@ Agent to keeper: ``HELLO`` first, then ``DONE`` with answered event numbers, at 
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import msgpack
 HELLO, WELCOME, BUSY, FAULT, DONE, DISARM, ABANDON = range(7)
 MAX_PACKET_BYTES = 64 * 1024
 _BUFFER_BYTES = 16 * 1024 * 1024
+_SOON_MS = 1
 SOCKET_NAME = "keeper.sock"
 # Python 3.11 does not name these two.
 _SO_SNDBUFFORCE = 32
@@ -54,3 +56,10 @@ def widen(sock: socket.socket) -> None:
     """Room for thousands of packets in flight."""
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+
+
+def comes_soon(sock: socket.socket) -> bool:
+    """Whether a packet is there, or comes within a millisecond."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(_SOON_MS))

@@ -81,29 +81,32 @@ def _flags_of_openat2(tid: int, words: list[bytes]) -> int:
         os.close(fd)
 
 
-def access(tid: int, file: int, span: tuple[int, int]) -> tuple[Intent, tuple[int, int]]:
+def access(tid: int, file: int, span: tuple[int, int], *, windows: bool) -> tuple[Intent, tuple[int, int]]:
     """What a thread wants that is held in a pre-content access to ``span`` (offset, length) of the file behind ``file``.
 
-    Of a mapping that is all that it may ever show without anybody being asked.
+    Of a mapping that is all that it may ever show without anybody being asked; with ``windows`` what it shows now, as somebody
+    sees to it that its task is stopped when it shows more.
     """
     try:
         words = tasks.system_call(tid)
         number = int(words[0])
         if number == _HERE.mmap:
-            return _of_mapping(tid, [int(word, 16) for word in words[1:7]])
+            return _of_mapping(tid, [int(word, 16) for word in words[1:7]], windows=windows and tasks.can_be_stopped(tid))
         return _of_transfer(tid, file, number, words), span
     except (OSError, ValueError, IndexError):
         return Intent.WRITE, span
 
 
-def _of_mapping(tid: int, arguments: list[int]) -> tuple[Intent, tuple[int, int]]:
+def _of_mapping(tid: int, arguments: list[int], *, windows: bool) -> tuple[Intent, tuple[int, int]]:
     """mremap(2) makes it longer, and remap_file_pages(2) moves one that is shared and writable to any place of the file.
 
     The offset is that of the call: kernels before 6.18 tell it in pages (fixed by their commit 28bba2c2935e).
     """
-    if arguments[3] & _MAP_KINDS == _MAP_PRIVATE or not _is_writable(tid, arguments[4]):
-        return Intent.READ, (arguments[5], TO_THE_END)
-    return Intent.MAP, (0, TO_THE_END)
+    is_read = arguments[3] & _MAP_KINDS == _MAP_PRIVATE or not _is_writable(tid, arguments[4])
+    intent = Intent.READ if is_read else Intent.MAP
+    if windows:
+        return intent, (arguments[5], arguments[1])
+    return intent, (arguments[5] if is_read else 0, TO_THE_END)
 
 
 def _of_transfer(tid: int, file: int, number: int, words: list[bytes]) -> Intent:

@@ -16,6 +16,11 @@ def pins(name: str) -> Path:
     return ROOT / "active_restore" / name
 
 
+def windows(restore_id: str) -> Path:
+    """Where those of the programs that watch mappings would lie."""
+    return pins(f"windows_{restore_id}")
+
+
 def mount() -> Path:
     """Mount it at its usual place unless it is there. Raises ``OSError``."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()

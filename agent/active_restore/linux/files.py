@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 
@@ -28,11 +29,17 @@ BTRFS_MAGIC = 0x9123683E
 TMPFS_MAGIC = 0x01021994
 OVERLAY_MAGIC = 0x794C7630
 
+_FS_IOC_GETVERSION = 0x80087601
 _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
 
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+
+def generation_of(fd: int) -> int:
+    """``i_generation``, which tells an inode from an earlier one with its number."""
+    return int(struct.unpack("=I", fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8))[:4])[0])
 
 
 def rename(source_dir: int, source: bytes, target_dir: int, target: bytes, flags: int) -> None:

@@ -100,6 +100,11 @@ def is_ours(tid: int) -> bool:
     return bool(libc.syscall(_SYS_TGKILL, os.getpid(), tid, 0) == 0)
 
 
+def send(tgid: int, tid: int, number: int) -> None:
+    """A signal to one thread; one that is gone is no error."""
+    libc.syscall(_SYS_TGKILL, tgid, tid, number)
+
+
 def has_open(tid: int, what: str) -> bool:
     """Whether a descriptor of this thread's process leads there, as links in ``/proc/TID/fd`` spell it. Raises ``OSError``."""
     folder = os.open(f"/proc/{tid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -111,6 +116,15 @@ def has_open(tid: int, what: str) -> bool:
     finally:
         os.close(folder)
     return False
+
+
+def can_be_stopped(tid: int) -> bool:
+    """Whether SIGSTOP stops this thread for sure: PID 1 cannot be stopped, and a tracer may take the signal away.
+
+    Raises ``OSError``.
+    """
+    fields = dict(line.split(b":\t", 1) for line in read_proc(f"/proc/{tid}/status").splitlines() if b":\t" in line)
+    return fields[b"Tgid"] != b"1" and fields[b"TracerPid"] == b"0"
 
 
 def cannot_restart(tid: int) -> bool:

@@ -119,6 +119,7 @@ class RangeCount:
 
     ``mechanism`` is what lets tasks fault by range; empty where nothing does, or where no file is by range.
     ``bytes_wanted`` came because tasks wanted them, or were likely to want them next; of finished files, too.
+    ``windows``: who maps a part of one waits just for that part.
     """
 
     mechanism: str = ""
@@ -126,6 +127,7 @@ class RangeCount:
     bytes_total: int = 0
     bytes_present: int = 0
     bytes_wanted: int = 0
+    windows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

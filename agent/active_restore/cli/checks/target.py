@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from active_restore.cli.checks.finding import PRE_CONTENT, Finding
 from active_restore.cli.quantities import size
 from active_restore.control.names import shown
+from active_restore.errors import CapabilityMissing
 from active_restore.intercept.group import check_ranges
+from active_restore.intercept.windows import check as check_windows
 from active_restore.linux.files import BTRFS_MAGIC, EXT4_MAGIC, XFS_MAGIC, filesystem_magic
 from active_restore.linux.handles import HandleMaker, open_handle
 from active_restore.marker import MARKER
@@ -27,6 +29,7 @@ def findings(target: str) -> Iterator[Finding]:
     yield _handles(place)
     yield _xattrs(place)
     yield _ranges(place)
+    yield _mappings()
     yield _space(place)
 
 
@@ -101,6 +104,22 @@ def _ranges(place: str) -> Finding:
         problem or "accesses come with their range, files can be restored by range (--ranges)",
         "without them only BPF holds truncate(2) by path, and files by range (--ranges)",
         "use kernel 6.14 or newer with ext4, xfs or btrfs, or boot with bpf in lsm=",
+    )
+
+
+def _mappings() -> Finding:
+    problem = ""
+    try:
+        check_windows()
+    except CapabilityMissing as error:
+        problem = f"{error}"
+    return Finding(
+        "programs on system calls",
+        not problem,
+        "advised",
+        problem or "who makes a mapping show more of its file is stopped until that is there",
+        "with pre-content events who maps a part of a file by range waits just for that part; else to the end of the file",
+        "use kernel 5.17 or newer with BTF and the BPF system call, as root",
     )
 
 

@@ -112,6 +112,8 @@ def range_lines(status: Status) -> list[str]:
     if not ranges.files:
         return []
     how = f"by {ranges.mechanism}" if ranges.mechanism else "this kernel cannot: tasks wait for all of a file"
+    if ranges.mechanism:
+        how += ", mappings " + ("by their part" if ranges.windows else "to the end of their file")
     there = f"{size(ranges.bytes_present)} of {size(ranges.bytes_total)} there"
     return [
         f"{count(ranges.files, 'file')} by range ({how}), {there}, {size(ranges.bytes_wanted)} came because tasks wanted them"

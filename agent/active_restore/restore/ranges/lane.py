@@ -11,6 +11,7 @@ from active_restore.catalog import State
 from active_restore.linux import fiemap
 from active_restore.linux.files import punch_hole
 from active_restore.marker import TOUCHED
+from active_restore.model import Ranged
 from active_restore.placeholder import open_inode
 from active_restore.presence import PAGE_BYTES, Presence, memory_bytes
 from active_restore.restore.progress import RangeCount
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from active_restore.restore.progress import Waiting
 
 
-Hold: TypeAlias = "Callable[[Sequence[tuple[int, int]]], list[tuple[memoryview, bool]]]"
+Hold: TypeAlias = "Callable[[Sequence[Ranged]], list[tuple[memoryview, bool]]]"
 
 
 class RangeLane:
@@ -40,14 +41,15 @@ class RangeLane:
         self._desk = desk
         self._shop = desk.shop
         self._mechanism = ""
+        self._windows: Callable[[], bool] = lambda: False
         self._background: RangeBackground | None = None
         self._worker: threading.Thread | None = None
         self._demand = RangeDemand(desk, settled)
 
-    def load(self, files: Sequence[FileRow], hold: Hold, mechanism: str) -> None:
-        """These are by range; ``hold`` is ``Interceptor.hold_ranges``."""
-        self._mechanism = mechanism
-        memories = hold([(file.row, file.ref.size) for file in files])
+    def load(self, files: Sequence[FileRow], hold: Hold, mechanism: str, windows: Callable[[], bool]) -> None:
+        """These are by range; ``hold`` is ``Interceptor.hold_ranges``, ``windows`` its property of that name."""
+        self._mechanism, self._windows = mechanism, windows
+        memories = hold([Ranged(file.row, file.ref.size, file.handle) for file in files])
         for number, file in enumerate(files):
             held = number < len(memories)
             memory, new = memories[number] if held else (memoryview(bytearray(memory_bytes(file.ref.size))), True)
@@ -139,7 +141,7 @@ class RangeLane:
         files = [file for file in self._demand.files.values() if not file.done]
         there = sum(min(file.present_pages * PAGE_BYTES, file.file.ref.size) for file in files)
         total = sum(file.file.ref.size for file in files)
-        return RangeCount(self._mechanism, len(files), total, there, self._demand.wanted_bytes)
+        return RangeCount(self._mechanism, len(files), total, there, self._demand.wanted_bytes, self._windows())
 
     def stop(self) -> None:
         """The agent ends: tasks that wait are the interceptor's from now on."""
