@@ -11,6 +11,7 @@ They must not be given such mappings.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import struct
@@ -21,6 +22,7 @@ from active_restore.ebpf.assembly import FP, Program
 from active_restore.ebpf.btf import Btf, read_kernel
 from active_restore.ebpf.maps import Map
 from active_restore.errors import CapabilityMissing
+from active_restore.linux.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,6 +166,7 @@ def _load(pins: Path) -> None:
         raise CapabilityMissing(f"There is no register layout for the processor {platform.machine()}.")
     offsets = _Offsets(Btf(read_kernel()))
     pins.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(pins.parent)
     scratch = pins.with_name(f"{pins.name}-{os.getpid()}")
     scratch.mkdir()
     made: list[int] = []
@@ -171,9 +174,14 @@ def _load(pins: Path) -> None:
         found = {name: maps.create(*shape[:3], f"ar_{name}", shape[3]) for name, shape in _MAPS.items()}
         made += [each.fd for each in found.values()]
         writer = _Writer(found, offsets)
-        for link, program in zip(_LINKS, (writer.enter(), writer.fork(), writer.leave()), strict=True):
-            made.append(program.attach(link))
-            maps.pin(made[-1], scratch / f"link_{link}")
+        programs = dict(zip(_LINKS, (writer.enter(), writer.fork(), writer.leave()), strict=True))
+        # All of them first: what is not pinned ends with us, should we be killed here.
+        links = []
+        for name, program in programs.items():
+            links.append(program.attach(name))
+            made.append(links[-1])
+        for name, link in zip(_LINKS, links, strict=True):
+            maps.pin(link, scratch / f"link_{name}")
         for name, each in found.items():
             maps.pin(each.fd, scratch / f"map_{name}")
         scratch.rename(pins)
@@ -183,6 +191,14 @@ def _load(pins: Path) -> None:
     finally:
         for fd in made:
             os.close(fd)
+
+
+def _sweep(directory: Path) -> None:
+    """End what agents have left that were killed while they pinned: it would look at every system call until a reboot."""
+    for left in directory.glob("windows_*-*"):
+        if not is_alive(int(left.name.rpartition("-")[2])):
+            with contextlib.suppress(OSError):
+                unpin(left)
 
 
 class _Offsets:
