@@ -21,6 +21,7 @@ from active_restore.ebpf.assembly import FP, Program
 from active_restore.ebpf.btf import Btf, read_kernel
 from active_restore.ebpf.maps import Map
 from active_restore.errors import CapabilityMissing
+from active_restore.linux.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +153,9 @@ def _load(pins: Path) -> None:
         raise CapabilityMissing(f"There is no register layout for the processor {platform.machine()}.")
     offsets = _Offsets(Btf(read_kernel()))
     pins.parent.mkdir(parents=True, exist_ok=True)
+    for left in pins.parent.glob("windows_*-*"):
+        if not is_alive(int(left.name.rpartition("-")[2])):
+            unpin(left)
     scratch = pins.with_name(f"{pins.name}-{os.getpid()}")
     scratch.mkdir()
     made: list[int] = []

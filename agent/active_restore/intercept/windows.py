@@ -30,7 +30,7 @@ from active_restore.errors import CapabilityMissing
 from active_restore.intercept import stopped
 from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_quiet
 from active_restore.linux import bpffs
-from active_restore.linux.files import generation_of
+from active_restore.linux.files import BTRFS_MAGIC, filesystem_magic, generation_of
 from active_restore.linux.process import hurry, name_thread
 from active_restore.model import TO_THE_END, Fault, Intent, Task
 from active_restore.placeholder import open_inode
@@ -114,7 +114,8 @@ class Windows:
         self._pins, self._ledger = bpffs.windows(restore_id), ledger
         if not self._pins.is_dir():
             ledger.windows = False
-        if all(file.handle for file in files):
+        # On btrfs many inodes have the number and the generation of one of another file system, whose agent would let ours go.
+        if files and filesystem_magic(f"/proc/self/fd/{passage}") != BTRFS_MAGIC and all(file.handle for file in files):
             for file in files:
                 self._identify(file, passage)
 
