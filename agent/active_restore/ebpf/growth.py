@@ -147,7 +147,7 @@ class Growth:
 def which(superblock: str, generation: int) -> int:
     """Of an inode: its file system (``mounts.superblock``) and its generation, as the programs see them.
 
-    Others with the same number and generation are on copies of that file system, and on any btrfs.
+    Others with the same number and generation are on copies of that file system.
     """
     major, minor = map(int, superblock.split(":"))
     return (major << 20 | minor) << 32 | generation

@@ -30,7 +30,7 @@ from active_restore.errors import CapabilityMissing
 from active_restore.intercept import stopped
 from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_quiet
 from active_restore.linux import bpffs
-from active_restore.linux.files import generation_of
+from active_restore.linux.files import BTRFS_MAGIC, filesystem_magic, generation_of
 from active_restore.linux.mounts import superblock
 from active_restore.linux.process import hurry, name_thread
 from active_restore.model import TO_THE_END, Fault, Intent, Task
@@ -116,7 +116,8 @@ class Windows:
         self._pins, self._ledger = bpffs.windows(territory.restore_id), ledger
         if not self._pins.is_dir():
             ledger.windows = False
-        if files and all(file.handle for file in files):
+        # On btrfs a file of another subvolume may have the number and the generation of ours, and its agent would let ours go.
+        if files and filesystem_magic(f"/proc/self/fd/{passage}") != BTRFS_MAGIC and all(file.handle for file in files):
             there = superblock(territory.root)
             for file in files:
                 self._identify(file, passage, there)
