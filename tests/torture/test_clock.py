@@ -95,13 +95,19 @@ def test_the_clock_jumps_while_tasks_wait(rig: Rig, ext4_target: Path) -> None:
         remote.stop()
 
 
+def _in(hours: int) -> tuple[int, int]:
+    """The minute of the day then, and the seconds until then."""
+    then = time.localtime(time.time() + hours * _HOUR)
+    return then.tm_hour * 60 + then.tm_min, hours * _HOUR
+
+
 def _limits_follow_the_clock(rig: Rig, target: Path, clock: Clock) -> None:
     """It is another hour at once, and again the one before."""
-    then = time.localtime(time.time() + 6 * _HOUR)
-    minute = then.tm_hour * 60 + then.tm_min
+    # Not around midnight, where a window ends.
+    minute, jump = next(found for hours in (6, 10) if 90 <= (found := _in(hours))[0] <= 1350)
     with rig.control(target) as client:
         client.limit(1, [LimitWindow(minute - 90, minute + 90, 2)])
-        for seconds, limit in ((0, 1), (6 * _HOUR, 2), (0, 1)):
+        for seconds, limit in ((0, 1), (jump, 2), (0, 1)):
             clock.jump(seconds)
             wait_until(lambda: client.status().limit_bytes_per_s == limit, "the limit of that hour")  # noqa: B023
 
