@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.disks import KINDS
 from tests.kernel.tasks import Task
 from tests.torture.lanes import Lane, side_by_side
 from tests.torture.power.journal import Images, Journal
@@ -55,21 +56,22 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
 
 
-def test_a_cut_is_not_seen_through_the_last_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_is_not_seen_through_the_last_one(tmp_path: Path, kind: str) -> None:
     """A mount namespace that was made meanwhile (by another test, or by the machine) keeps the file system of a cut alive."""
     empty, cut, mount, log = (tmp_path / name for name in ("empty", "cut", "mount", "log"))
-    made("ext4", empty)
+    made(kind, empty)
     mount.mkdir()
     log.touch()
     images = Images(Journal(log), [empty], [cut])
     images.cut(0, random.Random(1), 0.0)
-    with mounted("ext4", [cut], [mount]):
+    with mounted(kind, [cut], [mount]):
         (mount / "written").touch()
         keeper = Task("unshare", "--mount", "sh", "-c", "echo there; read end")
         assert keeper.line() == b"there\n"
     with keeper:
         images.cut(0, random.Random(1), 0.0)
-        with mounted("ext4", [cut], [mount]):
+        with mounted(kind, [cut], [mount]):
             assert not (mount / "written").exists()
 
 
