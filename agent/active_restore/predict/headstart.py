@@ -22,6 +22,8 @@ from active_restore.restore.settle import Filled
 from active_restore.restore.worker import Batch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from active_restore.restore.background import Queue
     from active_restore.restore.board import Board
     from active_restore.restore.shop import Workshop
@@ -39,7 +41,7 @@ class _Time(Pace):
         super().__init__(board, number, mannered=False)
         self._over = over
 
-    def wait(self, row: int, size: int) -> None:
+    def wait(self, row: int, size: int, needless: Callable[[], bool] = lambda: False) -> None:
         """As of ``Pace``."""
         if self._over.is_set():
             raise Stopped

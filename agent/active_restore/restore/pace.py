@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from active_restore.restore.board import Board
 
 _LOOK_S = 0.05
@@ -56,10 +58,10 @@ class Pace:
         self._meek = False
         self._usual_nice = 0
 
-    def wait(self, row: int, size: int) -> None:
-        """Return when ``size`` bytes of this row may be written. Raises ``Stopped``."""
+    def wait(self, row: int, size: int, needless: Callable[[], bool] = lambda: False) -> None:
+        """Return when ``size`` bytes of this row may be written, or need not be any more. Raises ``Stopped``."""
         board = self._board
-        while True:
+        while not needless():
             if board.stopping:
                 raise Stopped
             if self._mannered:

@@ -116,8 +116,9 @@ class RangeBackground:
                     self._left.appendleft(work)
                     return
                 page, end = gap[0], min(gap[1], gap[0] + _STEP_PAGES, work.last or gap[1])
-                self._pace.wait(row, (end - page) * PAGE_BYTES)
-                if file.done:
+                # Tasks may have wanted all of it meanwhile; then the restore is over, and its end waits for this thread.
+                self._pace.wait(row, (end - page) * PAGE_BYTES, lambda: file.done or self._demand.stop.is_set())
+                if file.done or self._demand.stop.is_set():
                     return
                 with contextlib.suppress(ContentError):
                     moved = file.fill(page, end, reader)
