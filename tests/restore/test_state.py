@@ -103,8 +103,13 @@ def test_leftovers_of_others_are_swept(held_rig: Rig, ext4_target: Path) -> None
     for name in ("0" * 16, "1" * 16):
         (state / name).mkdir()
     (state / ("1" * 16) / "agent.lock").touch()
+    mine = state / "passwords" / "restic"
+    mine.parent.mkdir()
+    mine.touch()
     done = held_rig.run("resume", held_rig.place / "nowhere")
     assert "no restore is known" in done.stderr
+    assert mine.exists()
+    shutil.rmtree(mine.parent)
     assert [path.name for path in state.iterdir()] == [directory_name(str(ext4_target))]
     held_rig.finish(command, ext4_target)
     held_rig.verify(ext4_target)

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # The last two: the state is lost, and maybe not all is visible (lost), or all is (forgotten).
 Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "lost", "forgotten"]
+# See ``control.registry.directory_name``.
+_OURS = re.compile("[0-9a-f]{16}")
 _FILE = "restore.json"
 
 
@@ -176,10 +179,13 @@ def only_agent(name: str) -> Iterator[None]:
 
 
 def sweep() -> None:
-    """Remove what agents that were killed while they forgot their restore have left of its state directory."""
+    """Remove what agents that were killed while they forgot their restore have left of its state directory.
+
+    Nothing whose name is not one of ours: users may keep other things there.
+    """
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(state_root()):
-            if not (state_root() / name / _FILE).exists():
+            if _OURS.fullmatch(name) and not (state_root() / name / _FILE).exists():
                 with contextlib.suppress(OSError, Busy):
                     fd = _locked(name)
                     _forget_unrecorded(name)
