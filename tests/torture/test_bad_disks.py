@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -13,6 +14,7 @@ from tests.kernel.waiting import wait_until
 from tests.restore.agents import make
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.kernel.rig import Rig
@@ -52,19 +54,25 @@ def limit(mount: Path, limit_bytes: int | str) -> None:
     btrfs("qgroup", "limit", str(limit_bytes), "0/256", mount)
 
 
+@contextlib.contextmanager
+def grouped(place: Path) -> Iterator[tuple[Path, Path]]:
+    """A btrfs with quota groups: where it is mounted, and a target in its only subvolume."""
+    with mounted("btrfs", place) as disk:
+        btrfs("quota", "enable", disk.mount)
+        btrfs("subvolume", "create", disk.mount / "volume")
+        yield disk.mount, disk.mount / "volume/t"
+
+
 def test_quota(held_rig: Rig) -> None:
     """A group quota of btrfs, which root is bound to, too: EDQUOT for who wants a file; with more room all is restored."""
     make(held_rig.tree, 4, 12 * MIB)
-    with mounted("btrfs", held_rig.place / "limited") as disk:
-        btrfs("quota", "enable", disk.mount)
-        btrfs("subvolume", "create", disk.mount / "volume")
-        target = disk.mount / "volume/t"
+    with grouped(held_rig.place / "limited") as (mount, target):
         command = held_rig.hold(target)
-        limit(disk.mount, 16 * MIB)
+        limit(mount, 16 * MIB)
         errors = [refused(target / f"f{number:04}") for number in range(4)]
         assert errno.EDQUOT in errors
         assert set(errors) <= {0, errno.EDQUOT}
-        limit(disk.mount, "none")
+        limit(mount, "none")
         assert read(target / "f0003") == (held_rig.tree / "f0003").read_bytes()
         held_rig.finish(command, target)
         held_rig.verify(target)
@@ -73,17 +81,14 @@ def test_quota(held_rig: Rig) -> None:
 def test_markers_over_the_quota(rig: Rig) -> None:
     """At its limit a group refuses even to take a marker away: it goes once there is room, and none is left."""
     make(rig.tree, 300, MIB // 4)
-    with mounted("btrfs", rig.place / "limited") as disk:
-        btrfs("quota", "enable", disk.mount)
-        btrfs("subvolume", "create", disk.mount / "volume")
-        target = disk.mount / "volume/t"
+    with grouped(rig.place / "limited") as (mount, target):
         command = rig.restore(target, "--limit", "20MiB/s")
         wait_until(lambda: sum(path.stat().st_blocks > 0 for path in target.glob("f*")) > 4, "some are filled")
-        limit(disk.mount, 16384)
+        limit(mount, 16384)
         assert command.until("notice")["text"].endswith("the disk is full")
         # Those are durable, and asked to lose their marker.
         wait_until(lambda: command.until("progress")["files_done"], "some are settled")
-        limit(disk.mount, "none")
+        limit(mount, "none")
         rig.finish(command, target)
         rig.verify(target)
 
@@ -91,19 +96,16 @@ def test_markers_over_the_quota(rig: Rig) -> None:
 def test_over_the_quota_from_the_first_moment(held_rig: Rig) -> None:
     """No room for anything once it is ready: a writer is refused, and may go on when there is; nobody else notices."""
     make(held_rig.tree, 4, 2 * MIB)
-    with mounted("btrfs", held_rig.place / "limited") as disk:
-        btrfs("quota", "enable", disk.mount)
-        btrfs("subvolume", "create", disk.mount / "volume")
-        target = disk.mount / "volume/t"
+    with grouped(held_rig.place / "limited") as (mount, target):
         command = held_rig.hold(target)
-        limit(disk.mount, 16384)
+        limit(mount, 16384)
         assert refused(target / "f0001", "os.O_RDWR") == errno.EDQUOT
-        limit(disk.mount, "none")
+        limit(mount, "none")
         assert read(target / "f0000") == (held_rig.tree / "f0000").read_bytes()
-        limit(disk.mount, 16384)
+        limit(mount, 16384)
         assert refused(target / "f0000", "os.O_RDWR") == errno.EDQUOT
         assert read(target / "f0000") == (held_rig.tree / "f0000").read_bytes()
-        limit(disk.mount, "none")
+        limit(mount, "none")
         assert refused(target / "f0000", "os.O_RDWR") == 0
         held_rig.finish(command, target)
         held_rig.verify(target)
