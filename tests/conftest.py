@@ -8,11 +8,16 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 if "ACTIVE_RESTORE_LOG" not in os.environ:
     # Logbooks outlive their restores: those of tests shall not outlive the tests. Every process of a test inherits this.
     os.environ["ACTIVE_RESTORE_LOG"] = tempfile.mkdtemp(prefix="active-restore-logbooks.")
     atexit.register(shutil.rmtree, os.environ["ACTIVE_RESTORE_LOG"], ignore_errors=True)
+
+# Nothing is asserted about time: a loaded machine may be slow.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 pytest.register_assert_rewrite("tests.kernel.rig", "tests.kernel.tasks")
 pytest_plugins = ["tests.kernel.fixtures"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CREATE, _HASH, _NO_PREALLOC = 0, 1, 1
 _LAYOUT = abi.load().structs["gate_word"]
+_CROWDED = st.lists(st.integers(2**40, 2**40 + 127), min_size=17, max_size=90)
 _INODES = st.integers(1, 500) | st.integers(2**40, 2**40 + 200) | st.just(2**64 - 1)
 
 
@@ -41,7 +42,7 @@ def gate() -> Iterator[Map]:
 @given(
     st.booleans(),
     st.lists(
-        st.tuples(st.sampled_from(["close", "open"]), st.lists(_INODES, max_size=20))
+        st.tuples(st.sampled_from(["close", "open"]), st.lists(_INODES, max_size=20) | _CROWDED)
         | st.tuples(st.sampled_from(list(Gate)), _INODES),
         max_size=30,
     ),

@@ -6,7 +6,6 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import settings
 
 from active_restore.source.dir import DirSource
 from active_restore.source.open import open_source
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 
     from active_restore.source.base import Source
     from active_restore.source.restic.seal import MasterKeys
-
-
-# Nothing here is asserted about time: a loaded machine may be slow.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

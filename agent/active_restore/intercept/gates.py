@@ -26,6 +26,8 @@ _MAYBE_BITS = 20
 _SPARE_WORDS = 16384
 _INODES_A_WORD_AT_WORST = 32
 _ROWS_UNKNOWN = 10_000_000
+# Up to this many inode numbers in their span for each one given, they are marked in a table of all.
+_DENSE = 8
 # Beyond this many bytes for each row given, rows lie too far apart to be written as one block.
 _SPARSE = 64
 
@@ -118,6 +120,14 @@ def _words(inodes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.u
     """The keys of their words in order, and their bits in each."""
     if not len(inodes):
         return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    first, last = int(inodes.min()) // _WORD_BITS, int(inodes.max()) // _WORD_BITS
+    if (last - first + 1) * _WORD_BITS <= _DENSE * len(inodes):
+        # A byte for each number of the whole span: several times as fast as to sort them.
+        marks = np.zeros((last - first + 1) * _WORD_BITS, np.uint8)
+        marks[(inodes - np.uint64(first * _WORD_BITS)).view(np.int64)] = 1
+        span = np.packbits(marks, bitorder="little").view(np.uint64)
+        used = np.flatnonzero(span)
+        return used.astype(np.uint64) + np.uint64(first), span[used]
     order = np.sort(inodes)
     words = order >> np.uint64(6)
     bits = np.uint64(1) << (order & np.uint64(_WORD_BITS - 1))
