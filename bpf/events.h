@@ -21,7 +21,7 @@ enum hook { HOOK_OPEN = 1, HOOK_TRUNCATE = 2, HOOK_PERMISSION = 3, HOOK_MMAP = 4
 /* How a waiting thread is held: its call restarts again and again, or its process is stopped; ONLY_STOP: to the end of the wait. */
 enum hold { HOLD_SPIN = 0, HOLD_STOP = 1, HOLD_ONLY_STOP = 2 };
 
-enum policy { POLICY_NONE = 0, POLICY_EXEMPT = 1, POLICY_BACKGROUND = 2, POLICY_REFUSE = 3 };
+enum policy { POLICY_NONE = 0, POLICY_BACKGROUND = 2, POLICY_REFUSE = 3 };
 
 /* Slots of the array "state", written by the agent.
  * HEARTBEAT: CLOCK_MONOTONIC ns of the last sign of life. GUARD: thread group that holds the fanotify guard, or 0.

@@ -282,16 +282,12 @@ static __always_inline int serve_oddly(u32 oddity, u32 hook)
 	return -EAGAIN;
 }
 
-#if RANGES
-/* Nobody waits, but who was sent away from a range comes again: the agent shall finish that file. */
-static __always_inline void ask(struct access *access)
+/* An event for the agent about an access that nobody waits for. Returns whether there was room for it. */
+static __always_inline bool tell(struct access *access, u64 now)
 {
-	u64 now = bpf_ktime_get_ns(), *last = asked.lookup(&access->ino);
 	u64 id = bpf_get_current_pid_tgid();
 	struct wait wait = {};
 
-	if (last && now < *last + ASK_AGAIN_NS)
-		return;
 	wait.ino = access->ino;
 	wait.since_ns = now;
 	wait.length = UNKNOWN;
@@ -301,7 +297,16 @@ static __always_inline void ask(struct access *access)
 	wait.intent = INTENT_WHOLE;
 	wait.hook = access->hook;
 	bpf_get_current_comm(wait.comm, sizeof(wait.comm));
-	if (events.ringbuf_output(&wait, sizeof(wait), 0))
+	return !events.ringbuf_output(&wait, sizeof(wait), 0);
+}
+
+#if RANGES
+/* Who was sent away from a range comes again: the agent shall finish that file. */
+static __always_inline void ask(struct access *access)
+{
+	u64 now = bpf_ktime_get_ns(), *last = asked.lookup(&access->ino);
+
+	if ((last && now < *last + ASK_AGAIN_NS) || !tell(access, now))
 		return;
 	count(COUNT_ASKED);
 	asked.update(&access->ino, &now);
@@ -391,14 +396,13 @@ static __always_inline int hold(struct access *access)
 
 	if (is_passage(access->mount) || !is_target(access->sb))
 		return 0;
-	/* It would wait for itself. */
+	/* It would wait for itself, and refuses what it is told of. */
 	if (id >> 32 == read_state(STATE_AGENT)) {
 		count(COUNT_AGENT);
+		tell(access, bpf_ktime_get_ns());
 		return -EAGAIN;
 	}
 	policy = find_policy();
-	if (policy == POLICY_EXEMPT)
-		return 0;
 	if (policy == POLICY_REFUSE) {
 		count(COUNT_POLICY_REFUSED);
 		return -EAGAIN;

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 
 from active_restore.ebpf import capability, headers
+from active_restore.ebpf.btf import read_kernel
 from active_restore.errors import CapabilityMissing
 from active_restore.linux import new_mount
 from active_restore.linux.security import active_modules
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_modules_without_a_mounted_securityfs() -> None:
@@ -55,6 +60,13 @@ def test_old_kernel_is_told_apart_from_a_policy() -> None:
     explained = capability._explain(OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
     assert "does not take BPF LSM programs (Invalid argument)" in str(explained)
     assert "CONFIG_BPF_LSM" in explained.hint
+
+
+def test_kernel_without_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(capability, "read_kernel", lambda: read_kernel(tmp_path / "vmlinux"))
+    problem = next(problem for problem in capability.problems() if "BTF" in str(problem))
+    assert "The kernel has no BTF" in str(problem)
+    assert "CONFIG_DEBUG_INFO_BTF" in problem.hint
 
 
 def test_the_probe_is_two_instructions() -> None:

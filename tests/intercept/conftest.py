@@ -9,6 +9,7 @@ import pytest
 
 from active_restore.intercept.base import Territory
 from active_restore.marker import marker_prefix
+from tests.kernel.disks import restore_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 
     from tests.kernel.disks import Disk
 
-_RESTORE_ID = "00112233445566ee"
-
 
 @pytest.fixture
 def territory(ext4: Disk, tmp_path: Path) -> Iterator[Territory]:
     """A directory that nobody guards."""
     root = ext4.mount / tmp_path.name
     root.mkdir()
-    yield Territory(str(root), _RESTORE_ID, marker_prefix(_RESTORE_ID), str(tmp_path), 100)
+    restore_id = restore_id_of(root)
+    yield Territory(str(root), restore_id, marker_prefix(restore_id), str(tmp_path), 100)
     with contextlib.suppress(OSError):
         root.rmdir()

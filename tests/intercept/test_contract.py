@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from active_restore.marker import MARKER, marker_prefix, marker_value
-from tests.kernel.disks import KINDS
+from tests.kernel.disks import KINDS, restore_id_of
 from tests.kernel.rig import INTERCEPTORS
 from tests.kernel.tasks import Task, python, refused, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tests.kernel.disks import Disk
     from tests.kernel.rig import Rig
 
-RESTORE_ID = "00112233445566ff"
 _number = itertools.count()
 
 
@@ -41,7 +40,8 @@ class Agent:
     def __init__(self, rig: Rig, name: str, root: Path, how: str) -> None:
         run_dir = rig.place / "run"
         run_dir.mkdir(exist_ok=True)
-        argv = [sys.executable, "-m", "tests.intercept.agent", name, str(root), RESTORE_ID, str(run_dir), "100", how]
+        words = [name, str(root), restore_id_of(root), str(run_dir), "100", how]
+        argv = [sys.executable, "-m", "tests.intercept.agent", *words]
         env = rig.env | {"PYTHONPATH": f"{rig.env['PYTHONPATH']}:{os.path.dirname(rig.env['PYTHONPATH'])}"}
         self.rig = rig
         self.child = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -61,6 +61,13 @@ class Agent:
             found = self._lines.get(timeout=DEADLINE_S)
             if found["event"] == event:
                 return found
+
+    def tells(self, field: str, expected: set[int]) -> None:
+        """Until all of these were told, each as often as it may be: who handles a signal is told of again."""
+        told: set[int] = set()
+        while not expected <= told:
+            told.add(self.until("fault")[field])
+        assert told == expected
 
     def order(self, *words: object) -> None:
         """Give a command and wait until it is done."""
@@ -183,7 +190,7 @@ def test_refused(begin: Callable[[str], Agent], root: Path, code: int) -> None:
 def test_many_tasks_on_one_inode(begin: Callable[[str], Agent], root: Path) -> None:
     agent = begin("arm")
     tasks = [Task("cat", root / "f5") for _ in range(30)]
-    assert {agent.until("fault")["pid"] for _ in tasks} == {task.pid for task in tasks}
+    agent.tells("pid", {task.pid for task in tasks})
     os.removexattr(root / "f5", MARKER)
     agent.order("release", 5)
     for task in tasks:
@@ -195,8 +202,7 @@ def test_many_tasks_on_one_inode(begin: Callable[[str], Agent], root: Path) -> N
 def test_readers_pass_a_read_gate_and_writers_do_not(begin: Callable[[str], Agent], root: Path) -> None:
     agent = begin("arm")
     with Task("cat", root / "f1") as reader, Task.python("os.open(sys.argv[1], os.O_RDWR)", root / "f1") as writer:
-        told = {agent.until("fault")["pid"] for _ in range(2)}
-        assert told == {reader.pid, writer.pid}
+        agent.tells("pid", {reader.pid, writer.pid})
         os.removexattr(root / "f1", MARKER)
         agent.order("release", 1)
         assert reader.output() == b"content of 1"
@@ -262,8 +268,7 @@ def test_settled_files_are_plain(begin: Callable[[str], Agent], root: Path) -> N
 def test_next_agent_gets_every_wait_again(begin: Callable[[str], Agent], root: Path, farewell: str) -> None:
     agent = begin("arm")
     tasks = {number: Task("cat", root / f"f{number}") for number in range(4)}
-    for _ in tasks:
-        agent.until("fault")
+    agent.tells("row", set(tasks))
     if farewell == "kill":
         agent.kill()
     else:
@@ -275,8 +280,7 @@ def test_next_agent_gets_every_wait_again(begin: Callable[[str], Agent], root: P
         task.held()
     successor = begin("adopt")
     assert successor.until("adopted")["found"]
-    rows = {successor.until("fault")["row"] for _ in tasks}
-    assert rows == set(range(8))
+    successor.tells("row", set(range(8)))
     for number, task in tasks.items():
         os.removexattr(root / f"f{number}", MARKER)
         successor.order("release", number)
@@ -336,7 +340,7 @@ def test_markers_of_others(begin: Callable[[str], Agent], root: Path) -> None:
     os.setxattr(root / "plain", MARKER, marker_value(marker_prefix("ffeeddccbbaa0011"), 3))
     assert refused(root / "plain") == 0
     (root / "broken").write_bytes(b"x")
-    os.setxattr(root / "broken", MARKER, marker_prefix(RESTORE_ID) + b"\xc1")
+    os.setxattr(root / "broken", MARKER, marker_prefix(restore_id_of(root)) + b"\xc1")
     assert refused(root / "broken") in (0, errno.EIO)
     disarm(agent, root)
 

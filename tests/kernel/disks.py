@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -28,6 +29,11 @@ class Disk(NamedTuple):
 
     kind: str
     mount: Path
+
+
+def restore_id_of(root: Path) -> str:
+    """The restore of a directory, so that no two tests have the same one, also where they run at the same time."""
+    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 @contextlib.contextmanager

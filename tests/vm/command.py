@@ -34,7 +34,7 @@ def run(kernel: str, words: list[str], exchange: Path) -> int:
     teller.start()
     guest = [sys.executable, str(Path(__file__).with_name("guest.py")), str(exchange)]
     try:
-        machine.run(kernels()[kernel], guest, exchange, ["ext4", "xfs"], _TIMEOUT_S)
+        machine.run(kernels()[kernel], guest, exchange, _TIMEOUT_S)
     except machine.Hung as hung:
         print(hung, file=sys.stderr)
     finally:

@@ -7,13 +7,18 @@ Its file ``tests`` has a line ``file system:test`` for each (they would not fit 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 _DISKS = {"ext4": ("/dev/vda", ["mkfs.ext4", "-q"]), "xfs": ("/dev/vdb", ["mkfs.xfs", "-q"])}
+# For sources, states and images of the tests, where /tmp does not do. What they make durable is not worth a journal.
+_SCRATCH, _SCRATCH_PLACE = "/dev/vdc", Path("/run/scratch")
 _PROJECT = Path(__file__).resolve().parents[2]
 _HOST = Path("/run/host")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -44,6 +49,18 @@ def _make_disk(name: str) -> Path:
     return mount
 
 
+@cache
+def _scratch() -> Path:
+    """/tmp, or another directory where that is a tmpfs without user xattrs (before 6.6)."""
+    with tempfile.NamedTemporaryFile() as probe, contextlib.suppress(OSError):
+        os.setxattr(probe.fileno(), "user.probe", b"")
+        return Path(tempfile.gettempdir())
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", _SCRATCH], check=True)
+    _SCRATCH_PLACE.mkdir()
+    subprocess.run(["mount", "-t", "ext4", "-o", "nobarrier", _SCRATCH, _SCRATCH_PLACE], check=True)
+    return _SCRATCH_PLACE
+
+
 def _run(exchange: Path, words: list[str], **more: str) -> int:
     """A program of this project with the files of this project; its exit code."""
     environment = {
@@ -61,7 +78,7 @@ def _run_tests(exchange: Path, name: str, tests: list[str]) -> None:
     """Those for one file system; ``results.<file system>`` in the exchange directory gets a line for each."""
     _run(
         exchange,
-        [sys.executable, "-m", "pytest", *_PYTEST, *tests],
+        [sys.executable, "-m", "pytest", *_PYTEST, f"--basetemp={_scratch() / f'tests-{name}'}", *tests],
         ACTIVE_RESTORE_DISK=str(_make_disk(name)),
         ACTIVE_RESTORE_TEST_INTERCEPTORS="bpf",
         ACTIVE_RESTORE_TEST_DISKS=",".join(_DISKS),

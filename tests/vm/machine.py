@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _LSM = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
 # An emulated processor leaks nothing to itself, and pays much for each detour.
 _FAST = "mitigations=off tsc=reliable"
-_DISK_BYTES = 2 << 30
+# Those whose file systems are tested, and one for what tests need besides; only what is written takes room.
+DISKS = {"ext4": 2 << 30, "xfs": 2 << 30, "scratch": 8 << 30}
 _MEMORY = "3G"
 # This machine's files once more, by a mount that keeps what it has read (``guest.py``): the one that virtme-ng makes
 # asks for everything each time that a process starts.
@@ -38,15 +39,15 @@ class Hung(Exception):
     """The machine did not end in time, or its kernel panicked; the message holds the end of its console."""
 
 
-def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
-    """Run ``command`` as root inside; returns the console's text. ``exchange`` is writable inside, disks are empty.
+def run(kernel: Kernel, command: list[str], exchange: Path, timeout_s: float) -> str:
+    """Run ``command`` as root inside; returns the console's text. ``exchange`` is writable inside, ``DISKS`` are empty.
 
     Everything else of this machine is readable inside and writable into memory only. The command makes the file ``begun`` in
     the exchange directory first of all: a machine that does not get so far is ended and started once more. Raises ``Hung``.
     """
     for is_last in (False, True):
         try:
-            return _boot(kernel, command, exchange, disks, timeout_s)
+            return _boot(kernel, command, exchange, timeout_s)
         except Hung:
             if is_last or (exchange / "begun").exists():
                 raise
@@ -54,8 +55,8 @@ def run(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], ti
     raise AssertionError
 
 
-def _boot(kernel: Kernel, command: list[str], exchange: Path, disks: list[str], timeout_s: float) -> str:
-    images = [_make_disk(exchange / f"{name}.img") for name in disks]
+def _boot(kernel: Kernel, command: list[str], exchange: Path, timeout_s: float) -> str:
+    images = [_make_disk(exchange / f"{name}.img", size) for name, size in DISKS.items()]
     tools = Path(sys.executable).parent
     words = [
         "nice",
@@ -115,7 +116,7 @@ def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
 
 
-def _make_disk(path: Path) -> Path:
+def _make_disk(path: Path, size_bytes: int) -> Path:
     with path.open("wb") as image:
-        image.truncate(_DISK_BYTES)
+        image.truncate(size_bytes)
     return path

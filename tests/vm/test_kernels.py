@@ -128,7 +128,7 @@ def results(request: pytest.FixtureRequest) -> Callable[[str], Results]:
         subprocess.run([sys.executable, "-m", "compileall", "-q", "agent", "tests"], cwd=_PROJECT, check=True)
         command = [sys.executable, str(_HERE / "guest.py"), str(exchange)]
         try:
-            console = machine.run(kernels()[name], command, exchange, list(_FILE_SYSTEMS), _TIMEOUT_S)
+            console = machine.run(kernels()[name], command, exchange, _TIMEOUT_S)
         except machine.Hung as hung:
             console = str(hung)
         found = _read(exchange)

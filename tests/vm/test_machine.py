@@ -34,7 +34,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
         tool.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
         monkeypatch.setattr(machine, "_BOOT_S", boot_s)
-        return machine.run(Kernel("0", tmp_path / "kernel"), ["true"], tmp_path, ["ext4"], _ENOUGH_S)
+        return machine.run(Kernel("0", tmp_path / "kernel"), ["true"], tmp_path, _ENOUGH_S)
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from active_restore.intercept.bpf_guarded import GuardedBpfInterceptor
 from active_restore.intercept.bpf_lsm import FIRST_TICKET, BpfInterceptor
 from active_restore.marker import MARKER, marker_prefix, marker_value
 from active_restore.model import Gate
+from tests.kernel.disks import restore_id_of
 from tests.kernel.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ def state_of(pid: int, tid: int | None = None) -> str:
             return stat.read().rpartition(")")[2].split()[0]
     except OSError:
         return ""
-
-
-def restore_id_of(root: Path) -> str:
-    """The restore of a directory."""
-    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 def load_modules(*names: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
+import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +17,9 @@ import pytest
 from active_restore.ebpf import program
 from active_restore.intercept.bpf_lsm import BpfInterceptor
 from active_restore.intercept.pins import Pins, directory
+from tests.kernel.disks import restore_id_of
 from tests.vm.inside.agent_process import content
-from tests.vm.inside.territory import Child, Guarded, python, restore_id_of, state_of, until
+from tests.vm.inside.territory import Child, Guarded, python, state_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,6 +277,35 @@ def test_held_by_sigstop_on_request(disk: Path, tmp_path: Path) -> None:
         guarded.faulted(row, 3)
         guarded.fill(row)
         assert [child.finish() for child in children] == ["content\n"] * 3
+
+
+def _forbid_ptrace() -> None:
+    """For this thread and those that it starts, by a filter of system calls (seccomp(2)): EPERM, as Yama says, too."""
+    steps = ((0x20, 0, 0, 0), (0x15, 0, 1, 101), (0x06, 0, 0, 0x00050000 | errno.EPERM), (0x06, 0, 0, 0x7FFF0000))
+    filters = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("=H6xQ", len(steps), ctypes.addressof(filters)))
+    assert ctypes.CDLL(None).prctl(22, 2, program, 0, 0) == 0
+
+
+def test_where_ptrace_is_forbidden(disk: Path, tmp_path: Path) -> None:
+    """Who would be parked is stopped, and goes on all the same."""
+    guarded = Guarded(disk / "locked", tmp_path)
+
+    def begin() -> None:
+        _forbid_ptrace()
+        guarded.__enter__()
+
+    with ThreadPoolExecutor(1) as locked:
+        locked.submit(begin).result()
+    try:
+        row = guarded.lay("file", b"content\n")
+        children = [Child("cat", guarded.paths[row]) for _ in range(3)]
+        until(lambda: all(state_of(child.pid) == "T" for child in children), "the stops")
+        guarded.faulted(row, 3)
+        guarded.fill(row)
+        assert [child.finish() for child in children] == ["content\n"] * 3
+    finally:
+        guarded.__exit__()
 
 
 @pytest.mark.ci("6.12")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,17 +195,19 @@ def test_signal_ends_a_waiting_task(guarded: Guarded, number: signal.Signals) ->
     until(lambda: not guarded.waiting(), "the end of the wait")
 
 
-@pytest.mark.ci
-def test_signal_handler_runs_while_waiting(guarded: Guarded) -> None:
-    row = guarded.lay("alarm", CONTENT)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGUSR1, marks=pytest.mark.ci), signal.SIGTERM, signal.SIGINT, signal.SIGALRM]
+)
+def test_signal_handler_runs_while_waiting(guarded: Guarded, number: signal.Signals) -> None:
+    row = guarded.lay(f"handled{number}", CONTENT)
     code = """
         import os, signal, sys
-        signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"handled\\n"))
+        signal.signal(int(sys.argv[2]), lambda *_: os.write(1, b"handled\\n"))
         print(len(open(sys.argv[1], "rb").read()))
     """
-    child = python(code, guarded.paths[row])
+    child = python(code, guarded.paths[row], str(int(number)))
     guarded.parked(child.pid)
-    os.kill(child.pid, signal.SIGUSR1)
+    os.kill(child.pid, number)
     # The call is restarted after the handler, and the task is held again.
     guarded.faulted(row, 2)
     guarded.fill(row)
@@ -305,10 +308,13 @@ def test_nobody_is_held_at_the_passage(guarded: Guarded) -> None:
 
 
 def test_agent_never_waits_for_itself(guarded: Guarded) -> None:
+    """It is refused, and told of it, as by fanotify."""
     row = guarded.lay("itself", CONTENT)
     with pytest.raises(BlockingIOError):
         guarded.paths[row].open()
-    assert guarded.of(row) == []
+    guarded.faulted(row)
+    assert guarded.of(row)[0].task.tid == threading.get_native_id()
+    guarded.interceptor.refuse(row, errno.EAGAIN, guarded.of(row))
 
 
 @pytest.mark.ci("6.12")
@@ -325,24 +331,6 @@ def test_settled_in_the_background(guarded: Guarded) -> None:
     guarded.faulted(rows[150])
     guarded.fill(rows[150])
     assert child.finish() == CONTENT.decode()
-
-
-@pytest.mark.parametrize(
-    "prelude",
-    ["import signal; signal.signal(signal.SIGCONT, print)", "import signal; signal.pthread_sigmask(0, [signal.SIGCONT])"],
-    ids=["SIGCONT handler", "SIGCONT blocked"],
-)
-def test_odd_task_gets_eagain_without_a_guard(guarded: Guarded, prelude: str) -> None:
-    row = guarded.lay("odd" + prelude[-12:-9], CONTENT)
-    code = f"{prelude}\nimport sys\ntry: open(sys.argv[1])\nexcept OSError as error: print(error.errno)"
-    assert python(code, guarded.paths[row]).finish() == f"{errno.EAGAIN}\n"
-    assert guarded.of(row) == []
-
-
-def test_traced_task_gets_eagain_without_a_guard(guarded: Guarded) -> None:
-    row = guarded.lay("traced", CONTENT)
-    assert "temporarily unavailable" in Child("strace", "-f", "-o", "/dev/null", "cat", guarded.paths[row]).finish()
-    assert guarded.of(row) == []
 
 
 @pytest.mark.timeout(900)

@@ -7,17 +7,18 @@ import re
 import signal
 import struct
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from active_restore.ebpf import abi
 from active_restore.intercept.pins import Pins, directory
-from tests.vm.inside.territory import Child, load_modules, python, state_of, until
+from tests.vm.inside.odd import exported
+from tests.vm.inside.territory import Child, python, state_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.vm.inside.territory import Guarded
 
@@ -151,42 +152,20 @@ def test_nobody_sees_the_restart(paired: Guarded) -> None:
     assert child.finish() == f"[] {len(CONTENT)}\n"
 
 
-def _tell(cache: str, line: str) -> None:
-    """What the kernel asks mountd for: a line for one of the caches of its NFS server (net/sunrpc/cache.c)."""
-    Path(f"/proc/net/rpc/{cache}/channel").write_text(f"{line}\n")
-
-
 @pytest.fixture(scope="module")
-def exported(module_guard: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The guarded directory by NFS from this very machine, without the programs of an NFS server."""
-    seen, server = tmp_path_factory.mktemp("nfs"), Path("/proc/fs/nfsd")
-    load_modules("nfsd", "nfsv4")
-    if not os.path.ismount(server):
-        subprocess.run(["mount", "-t", "nfsd", "nfsd", server], check=True)
-    for name, text in {"nfsv4gracetime": "10", "versions": "-3 +4", "portlist": "tcp 2049"}.items():
-        (server / name).write_text(f"{text}\n")
-    never = (1 << 31) - 1
-    _tell("auth.unix.ip", f"nfsd 127.0.0.1 {never} *")
-    # Not secure, no squashing, known by the number 0, no check of subtrees.
-    _tell("nfsd.export", f"* {module_guard.root} {never} {0x2402} 65534 65534 0")
-    _tell("nfsd.fh", f"* 1 \\x00000000 {never} {module_guard.root}")
-    (server / "threads").write_text("2\n")
-    try:
-        options = "vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1,sec=sys,soft,timeo=600"
-        subprocess.run(["mount", "-i", "-t", "nfs4", "-o", options, "127.0.0.1:/", seen], check=True)
-        yield seen
-        subprocess.run(["umount", "-l", seen], check=True)
-    finally:
-        (server / "threads").write_text("0\n")
+def seen(module_guard: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The guarded directory, by NFS."""
+    with exported(module_guard.root, tmp_path_factory.mktemp("nfs")) as mounted:
+        yield mounted
 
 
 @pytest.mark.parametrize("slowly", [False, True], ids=["at once", "later"])
-def test_nfs_server(paired: Guarded, exported: Path, slowly: bool) -> None:
+def test_nfs_server(paired: Guarded, seen: Path, slowly: bool) -> None:
     """Threads of the kernel: the guard holds them, and their clients wait."""
     row = paired.lay(f"served{slowly}", CONTENT)
     if not slowly:
         paired.at_once.add(row)
-    child = Child("cat", exported / paired.paths[row].name)
+    child = Child("cat", seen / paired.paths[row].name)
     paired.faulted(row)
     if slowly:
         paired.fill(row)

@@ -18,6 +18,7 @@ from active_restore.intercept.waits import Wait, Waiters, decode
 from active_restore.model import TO_THE_END, Gate, Intent
 from active_restore.presence import Presence
 from tests.cli.machine import ROOT
+from tests.kernel.disks import restore_id_of
 from tests.vm.inside.territory import python
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 SIZE = 300 * MIB + 5000
 _BITS = abi.load().structs["gate_word"]
-_RESTORE_ID = "00000000000000aa"
 
 
 class RangeGate:
@@ -41,7 +41,7 @@ class RangeGate:
             "RING_PAGES": 1,
             "RANGES": 1,
         }
-        pins = directory(_RESTORE_ID)
+        pins = directory(restore_id_of(root))
         program.load("gate", program.header_tree(run_dir), pins, defines)
         self._pins = Pins(pins)
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
