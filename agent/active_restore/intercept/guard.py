@@ -1,6 +1,6 @@
 """The guard: one thread that reads every permission event of the file system and answers all but placeholders at once.
 
-For each event: no marker of ours -> ignore this inode from now on and allow; content complete and
+For each event: no marker of ours -> allow and ignore this inode from now on; content complete and
 the task only reads -> allow; a file by range and the pages that are wanted are there -> allow; else forward it.
 It makes no allocation that can fail late, takes no lock that others hold for long, and never opens a file.
 """
@@ -36,21 +36,29 @@ UNIGNORE = fanotify.FAN_MARK_REMOVE | fanotify.FAN_MARK_IGNORE
 _READ_BYTES = 48
 _OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})
 _NO_MARKER = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+BURST = 64
 # Whether this is a placeholder cannot be known (the disk fails, the marker is broken): refuse, never guess.
 UNREADABLE = -1
 
 
 class Guard:
-    """Reads ``group``; ``forward`` gets every fault and must not block."""
+    """Reads ``group``; ``forward`` gets every fault, ``on_burst`` is told of every ``BURST`` plain files; neither may block."""
 
     def __init__(
-        self, group: int, ledger: Ledger, marker_prefix: bytes, mask: int, forward: Callable[[FaultPacket], None]
+        self,
+        group: int,
+        ledger: Ledger,
+        marker_prefix: bytes,
+        mask: int,
+        forward: Callable[[FaultPacket], None],
+        on_burst: Callable[[], None],
     ) -> None:
         self._group = group
         self._ledger = ledger
         self._prefix = marker_prefix
         self._mask = mask
-        self._forward = forward
+        self._forward, self._on_burst = forward, on_burst
+        self._passed = 0
         self._handles = HandleMaker()
 
     def run(self) -> None:
@@ -73,7 +81,15 @@ class Guard:
         ledger = self._ledger
         row = self._row_of(event)
         if row is None:
-            self.answer(number, 0)
+            # The answer first: the task need not wait for what only its next open is about.
+            answer(self._group, number, 0)
+            if ledger.learning:
+                with contextlib.suppress(OSError):
+                    fanotify.mark_fd(self._group, IGNORE, self._mask, number)
+            self.forget(number)
+            self._passed += 1
+            if not self._passed % BURST:
+                self._on_burst()
             return
         if row == UNREADABLE or os.fstat(number).st_dev != ledger.device:
             # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
@@ -130,7 +146,7 @@ class Guard:
         return (Intent.WHOLE, None) if is_whole else None
 
     def _row_of(self, event: fanotify.Event) -> int | None:
-        """The row of a placeholder of ours; an inode that is none is not asked about again once all is laid."""
+        """The row of a placeholder of ours."""
         try:
             value = os.getxattr(event.fd, MARKER)
         except OSError as error:
@@ -143,9 +159,6 @@ class Guard:
             except ValueError:
                 return UNREADABLE
         # No marker, or one of another restore, whose own guard holds it.
-        if self._ledger.learning:
-            with contextlib.suppress(OSError):
-                fanotify.mark_fd(self._group, IGNORE, self._mask, event.fd)
         return None
 
     def answer(self, number: int, refusal: int) -> None:

@@ -22,6 +22,11 @@ class Wakefulness:
     def __init__(self) -> None:
         self._fd = -1
 
+    @property
+    def is_on(self) -> bool:
+        """Between the two."""
+        return self._fd >= 0
+
     def begin(self) -> None:
         """From now on."""
         if self._fd < 0:

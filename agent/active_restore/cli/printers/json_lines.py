@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from active_restore.cli.printers.output import write_line
-from active_restore.control.messages import ErrorText, StatusText, TaskText
+from active_restore.control.messages import ErrorText, StatusText
 from active_restore.control.names import path_fields, plain
 from active_restore.restore.progress import Done, FaultServed, Notice, Planned, Progress, Ready, Refused
 
@@ -23,16 +23,21 @@ class JsonPrinter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._lines: list[str] = []
 
     def show(self, event: Event) -> None:
-        """One line."""
-        write_line(self._fd, dump(event_fields(event)))
+        """One line; it goes out with all those that are told in one go."""
+        self._lines.append(dump(event_fields(event)))
 
     def tick(self) -> None:
-        """Nothing changes by itself."""
+        """All is told that happened."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            write_line(self._fd, "\n".join(lines))
 
     def close(self) -> None:
-        """Everything is out already."""
+        """The last lines."""
+        self.tick()
 
 
 def event_fields(event: Event) -> dict[str, Any]:
@@ -54,7 +59,8 @@ def event_fields(event: Event) -> dict[str, Any]:
             return {
                 "event": "fault",
                 **path_fields(event.path),
-                "task": TaskText.of(event.task).model_dump(),
+                # Not by a model: there are thousands, and whoever computes here keeps the interpreter from serving faults.
+                "task": {"tid": event.task.tid, "tgid": event.task.tgid, "comm": plain(event.task.comm)},
                 "waited_ms": event.waited_ms,
                 "lane": event.lane.name.lower(),
             }
