@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from active_restore.ebpf import abi
 from active_restore.ebpf.maps import Map, bpf
 from active_restore.errors import CapabilityMissing
+from active_restore.intercept import gates as gates_module
 from active_restore.intercept.gates import Gates, Rows
 from active_restore.model import Gate, Intent
 
@@ -79,6 +80,16 @@ def test_what_another_agent_has_closed_stays_closed() -> None:
     gates.close_all(np.array([65, 1 << 30], np.uint64))
     assert all(gates.is_closed(inode, Intent.READ) for inode in (64, 65, 70, 1 << 30))
     left.close()
+
+
+def test_more_than_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word whose inodes come in two portions has all of them."""
+    monkeypatch.setattr(gates_module, "_AT_ONCE", 100)
+    large = _map(1024)
+    gates = Gates(large, _LAYOUT, empty=True)
+    gates.close_all(np.arange(10, 3000, dtype=np.uint64))
+    assert [inode for inode in range(3100) if gates.is_closed(inode, Intent.READ)] == list(range(10, 3000))
+    large.close()
 
 
 def test_no_room_is_one_line() -> None:

@@ -6,7 +6,9 @@ it first prints the SHA-256 of the page, and waits for a line on its standard in
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import hashlib
 import mmap
 import os
@@ -15,12 +17,14 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PAGE = 4096
 START = 1 << 20
+BPF = "bpf" in os.environ.get("ACTIVE_RESTORE_TEST_INTERCEPTORS", "")
 _MAYMOVE, _FIXED, _DONTUNMAP = 1, 2, 4
 _PRIVATE_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_NOW_AND_LATER = 3
 _FAILED = ctypes.c_void_p(-1).value
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
@@ -34,6 +38,17 @@ def _checked(result: int | None) -> int:
     if result is None or result in (-1, _FAILED):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def _patiently(*arguments: int | None) -> int:
+    """mremap(2) where it may not wait: BPF sends it away until the file is whole."""
+    while True:
+        try:
+            return _checked(libc.mremap(*arguments))
+        except OSError as error:
+            if not BPF or error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+            os.sched_yield()
 
 
 def mapped(fd: int, offset: int, length: int, kind: int) -> bytes:
@@ -50,6 +65,28 @@ def grown(fd: int, offset: int, length: int, kind: int) -> bytes:
         return ctypes.string_at(address, length)
     finally:
         libc.munmap(address, length)
+
+
+def doubled(fd: int, offset: int, length: int, kind: int) -> bytes:
+    """The same of a second mapping, of which the first was one page."""
+    page = _checked(libc.mmap(None, PAGE, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset))
+    address = _checked(libc.mremap(page, 0, length, _MAYMOVE, None))
+    try:
+        return ctypes.string_at(address, length)
+    finally:
+        libc.munmap(address, length)
+        libc.munmap(page, PAGE)
+
+
+@contextlib.contextmanager
+def elsewhere(fd: int, first: int, then: int) -> Iterator[memoryview]:
+    """A writable mapping of the page that begins at ``then``, by remap_file_pages(2); at first it was of ``first``."""
+    address = _checked(libc.mmap(None, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, first))
+    try:
+        _checked(libc.remap_file_pages(address, PAGE, 0, then // PAGE, 0))
+        yield memoryview((ctypes.c_char * PAGE).from_address(address)).cast("B")
+    finally:
+        libc.munmap(address, PAGE)
 
 
 def _page(path: str, mode: int, kind: int, room: int | None = None) -> int:
@@ -75,7 +112,7 @@ def _grown_in_place(path: str) -> tuple[int, int]:
     length = os.stat(path).st_size - START
     room = _room(length)
     libc.munmap(room, length)
-    return _checked(libc.mremap(_page(path, os.O_RDONLY, mmap.MAP_SHARED, room), PAGE, length, 0, None)), length
+    return _patiently(_page(path, os.O_RDONLY, mmap.MAP_SHARED, room), PAGE, length, 0, None), length
 
 
 def _grown_by_steps(path: str) -> tuple[int, int]:
@@ -94,6 +131,12 @@ def _grown_by_thread(path: str) -> tuple[int, int]:
     return found[0]
 
 
+def _locked(path: str) -> tuple[int, int]:
+    """The kernel makes copies of its new pages at once."""
+    libc.mlockall(_NOW_AND_LATER)
+    return _grown(path, os.O_RDWR, mmap.MAP_PRIVATE)
+
+
 def _written(path: str) -> tuple[int, int]:
     """A byte of each page is written to, too."""
     address, length = _grown(path, os.O_RDWR, mmap.MAP_SHARED)
@@ -104,8 +147,10 @@ def _written(path: str) -> tuple[int, int]:
 
 def _grown(path: str, mode: int, kind: int, flags: int = _MAYMOVE, old: int = PAGE) -> tuple[int, int]:
     length = os.stat(path).st_size - START
-    there = _room(length) if flags & _FIXED else None
-    return _checked(libc.mremap(_page(path, mode, kind), old, length, flags, there)), length
+    page = _page(path, mode, kind)
+    if flags & _FIXED:
+        return _patiently(page, old, length, flags, _room(length)), length
+    return _checked(libc.mremap(page, old, length, flags, None)), length
 
 
 def _grown_by_child(path: str) -> tuple[int, int]:
@@ -144,7 +189,7 @@ WAYS: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {
     "elsewhere": (3 * PAGE, _elsewhere),
 }
 """How, and where the last thing that it shows begins in the file."""
-WRITING: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {"written": (START, _written)}
+WRITING: dict[str, tuple[int, Callable[[str], tuple[int, int]]]] = {"written": (START, _written), "locked": (START, _locked)}
 """They change what they show."""
 
 

@@ -11,7 +11,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-from tests.ranges.maps import grown, mapped
+from tests.ranges.maps import BPF, doubled, elsewhere, grown, mapped
 from tests.ranges.rings import Aio, Ring, open2
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PAGE = 4096
 STRIPE = 37_123
 MOST = 70_000
-BPF = "bpf" in os.environ.get("ACTIVE_RESTORE_TEST_INTERCEPTORS", "")
 _KEEP_SIZE, _PUNCH, _ZERO = 1, 2, 16
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -117,8 +116,33 @@ class File:
         if length:
             low = offset - offset % mmap.ALLOCATIONGRANULARITY
             kind = self.dice.choice((mmap.MAP_SHARED, mmap.MAP_PRIVATE))
-            view = self.dice.choice((mapped, grown))(self.fd, low, offset + length - low, kind)
+            view = self.dice.choice((mapped, grown, doubled))(self.fd, low, offset + length - low, kind)
             self.check(view[offset - low :], offset, "mmap")
+
+    def read_elsewhere(self) -> None:
+        """By a mapping of another page."""
+        if self.writable():
+            offset, length = self.span()
+            if length:
+                low = offset - offset % PAGE
+                end = min(offset + length, low + PAGE)
+                with elsewhere(self.fd, self.dice.randrange(len(self.model)) // PAGE * PAGE, low) as view:
+                    self.check(bytes(view[offset - low : end - low]), offset, "remap_file_pages")
+
+    def seek(self) -> None:
+        """What is said to be there is read. (Of what is missing it is said that it is a hole.)"""
+        offset, length = self.span()
+        if length:
+            try:
+                begin = os.lseek(self.fd, offset, os.SEEK_DATA)
+                end = os.lseek(self.fd, begin, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return
+            if begin < offset + length:
+                end = min(end, offset + length)
+                self.check(os.pread(self.fd, end - begin, begin), begin, "SEEK_DATA")
 
     def read_ring(self) -> None:
         offset, length = self.span()
@@ -196,6 +220,19 @@ class File:
                     self.check(view[offset - low :], offset, "mmap before a store")
                     view[offset - low :] = data
                 self.model[offset : offset + length] = data
+
+    def write_elsewhere(self) -> None:
+        """By a mapping of another page."""
+        if self.writable():
+            offset, length = self.span()
+            if length:
+                low = offset - offset % PAGE
+                end = min(offset + length, low + PAGE)
+                data = self._fresh(end - offset)
+                with elsewhere(self.fd, self.dice.randrange(len(self.model)) // PAGE * PAGE, low) as view:
+                    self.check(bytes(view[offset - low : end - low]), offset, "remap_file_pages before a store")
+                    view[offset - low : end - low] = data
+                self.model[offset:end] = data
 
     def splice_in(self) -> None:
         if self.writable():
@@ -324,8 +361,10 @@ READING = [File.pread] * 6 + [
     File.send,
     File.splice,
     File.copy_out,
+    File.read_elsewhere,
+    File.seek,
 ]
-WRITING = [File.pwrite] * 4 + [File.writev, File.write_mapped, File.splice_in, File.write_ring]
+WRITING = [File.pwrite] * 4 + [File.writev, File.write_mapped, File.write_elsewhere, File.splice_in, File.write_ring]
 WHOLE = [File.append, File.extend, File.write_direct, File.rename, File.sync]
 # After these the file is finished as a whole (or no name leads to it): the next one is due soon.
 LAST = [File.truncate, File.punch, File.punch_by_ring, File.zero, File.allocate, File.copy_in, File.unlink]

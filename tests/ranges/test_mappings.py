@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from active_restore.ebpf.growth import GROWN, Grown
+from active_restore.ebpf.maps import Map
 from active_restore.linux import bpffs
 from active_restore.linux.files import BTRFS_MAGIC, filesystem_magic
 from tests.kernel.rig import MIB, marked
@@ -220,6 +222,36 @@ def test_released_without_an_agent_it_ends(rig: Rig, ext4_target: Path) -> None:
         assert first.finish()[:2] == (-9, b"")
         second.say(b"\n")
         assert second.finish()[:2] == (-9, b"")
+    rig.kill("ar-standby")
+    rig.kill("ar-keeper")
+
+
+def test_locked_copies_end(rig: Rig, ext4_target: Path) -> None:
+    """Where memory is locked mremap(2) itself makes private copies of what is not there: nothing could put them right."""
+    content = make(rig.tree / "big" / "file")
+    command = by_windows(rig, ext4_target)
+    with window("locked", ext4_target / "big" / "file", content) as task:
+        task.say(b"\n")
+        assert task.finish()[:2] == (-9, b"")
+    rig.finish(command, ext4_target)
+    rig.assert_clean(ext4_target)
+
+
+def test_who_got_the_number_of_a_dead_thread_is_left_alone(rig: Rig, ext4_target: Path) -> None:
+    """What it left in the map is no reason to kill or to continue anybody else."""
+    make(rig.tree / "big" / "file")
+    command = by_windows(rig, ext4_target)
+    command.kill()
+    (job,) = rig.place.glob("state/*/restore.json")
+    grown = Map.pinned(bpffs.windows(json.loads(job.read_text())["restore_id"]) / "map_grown")
+    with Task.python("print(flush=True)\nsys.stdin.readline()\nprint('alive')") as task:
+        task.line()
+        left = Grown(1, 2, 0, PAGE, 0, 0, 0, 1, 12345, task.pid, task.pid, b"gone")
+        grown.put(task.pid.to_bytes(4, "little"), GROWN.pack(*left))
+        grown.close()
+        assert rig.run("release", ext4_target).returncode == 0
+        task.say(b"\n")
+        assert task.output() == b"alive\n"
     rig.kill("ar-standby")
     rig.kill("ar-keeper")
 

@@ -67,6 +67,25 @@ def test_every_way_to_read(rig: Rig, target: Path) -> None:
     assert "came because tasks wanted them" in rig.run("report", target).stdout
 
 
+def test_hot_file_is_finished_first(rig: Rig, ext4_target: Path) -> None:
+    """As long as it is not whole, each read of it is asked about."""
+    names = ("first", "hot", "second")
+    contents = {name: make(rig.tree / "big" / name, 2 * SIZE) for name in names}
+    command = rig.restore(ext4_target, *OPTIONS, "--limit", "1")
+    paused(rig, ext4_target)
+    reads = "fd = os.open(sys.argv[1], 0)\nfor at in range(23, 0, -1): os.pread(fd, 1, at << 20)"
+    python(reads, ext4_target / "big" / "hot")
+    with rig.control(ext4_target) as client:
+        client.limit(16 << 20)
+        client.proceed()
+        wait_until(lambda: not marked(ext4_target / "big" / "hot"), "the hot file is whole")
+        assert [name for name in names if marked(ext4_target / "big" / name)] == ["first", "second"]
+    rig.finish(command, ext4_target)
+    for name, content in contents.items():
+        assert (ext4_target / "big" / name).read_bytes() == content
+    rig.verify(ext4_target)
+
+
 def test_exec_and_what_attaches_files_wait_for_all_of_it(rig: Rig, ext4_target: Path) -> None:
     """A loop device reads its file past every hook, and an executable is mapped past them."""
     place = rig.tree / "big"

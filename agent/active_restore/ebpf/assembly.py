@@ -8,6 +8,7 @@ pointer; helpers are numbers of ``enum bpf_func_id`` (uapi/linux/bpf.h).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 FP = 10
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _BTF_LOAD = 5, 17, 18
-_TYPE_RAW_TRACEPOINT = 17
+_TYPE_RAW_TRACEPOINT, _TYPE_TRACING = 17, 26
+FENTRY, FEXIT = 24, 25
+"""Where a program is called: before a function of the kernel, behind it."""
 _PSEUDO_MAP, _PSEUDO_FUNC = 1, 4
 _LOG_BYTES = 1 << 18
 _INSTRUCTION = struct.Struct("=BBhi")
@@ -117,34 +120,40 @@ class Program:
             packed += _INSTRUCTION.pack(code, to | source << 4, offset, number)
         return packed
 
-    def attach(self, tracepoint: str) -> int:
-        """A link to a raw tracepoint; the program lives as long as it is open or pinned. Raises ``OSError``."""
+    def attach(self, to: str, kind: int = 0, function_id: int = 0) -> int:
+        """A link to a raw tracepoint, or to a function (``kind`` is FENTRY or FEXIT, and its id in the kernel's BTF).
+
+        The program lives as long as it is open or pinned. Raises ``OSError``.
+        """
         types = _types()
         try:
             try:
-                program = self._load(types, tracepoint, 0)
-            except OSError:
+                program = self._load(types, to, kind, function_id, 0)
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    raise
                 # Once more, for the verifier's own words: with these it takes longer.
-                program = self._load(types, tracepoint, _LOG_BYTES)
+                program = self._load(types, to, kind, function_id, _LOG_BYTES)
         finally:
             os.close(types)
         try:
-            name = ctypes.create_string_buffer(tracepoint.encode())
-            return maps.bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", ctypes.addressof(name), program), tracepoint)
+            name = ctypes.create_string_buffer(to.encode())
+            return maps.bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", 0 if kind else ctypes.addressof(name), program), to)
         finally:
             os.close(program)
 
-    def _load(self, types: int, what: str, log_bytes: int) -> int:
+    def _load(self, types: int, what: str, kind: int, function_id: int, log_bytes: int) -> int:
         code = ctypes.create_string_buffer(self._packed())
         licence, log = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(log_bytes + 1)
         # What is loaded with a callback must say where its functions begin.
         starts = [0] if self._callback < 0 else [0, self._callback]
         functions = ctypes.create_string_buffer(b"".join(struct.pack("=II", start, 3 + n) for n, start in enumerate(starts)))
         attributes = struct.pack(
-            "=IIQQIIQII16sIIIIQI4x",
-            *(_TYPE_RAW_TRACEPOINT, len(self._code), ctypes.addressof(code), ctypes.addressof(licence)),
-            *(bool(log_bytes), log_bytes, ctypes.addressof(log) if log_bytes else 0, 0, 0, b"active_restore", 0, 0),
-            *(types, 8, ctypes.addressof(functions), len(starts)),
+            "=IIQQIIQII16sIIIIQIIQII",
+            *(_TYPE_TRACING if kind else _TYPE_RAW_TRACEPOINT, len(self._code)),
+            *(ctypes.addressof(code), ctypes.addressof(licence)),
+            *(bool(log_bytes), log_bytes, ctypes.addressof(log) if log_bytes else 0, 0, 0, b"active_restore", 0, kind),
+            *(types, 8, ctypes.addressof(functions), len(starts), 0, 0, 0, function_id),
         )
         try:
             return maps.bpf(_PROG_LOAD, attributes, what)

@@ -5,6 +5,9 @@ of it; where that is one of a guarded inode, the thread is entered in ``grown`` 
 up whoever looks. Processes that never mapped a guarded file are not looked at: ``holders`` has the address spaces of those
 that did, noted when the call begins, so that a child that is forked while it goes on is noted, too.
 
+The programs are on these system calls alone where the kernel takes tracing programs; else on raw tracepoints, which every
+system call of the machine passes.
+
 Not guaranteed: anything for PID 1, which cannot be sent a signal, and for who is traced by somebody who takes the stop away.
 They must not be given such mappings.
 """
@@ -18,8 +21,9 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from active_restore.ebpf import maps
-from active_restore.ebpf.assembly import FP, Program
+from active_restore.ebpf.assembly import FENTRY, FEXIT, FP, Program
 from active_restore.ebpf.btf import Btf, read_kernel
+from active_restore.ebpf.mappings import FOUND, HERE, PID, TASK, Calls, MappingWriter, Offsets
 from active_restore.ebpf.maps import Map
 from active_restore.errors import CapabilityMissing
 from active_restore.linux.process import is_alive
@@ -29,67 +33,48 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _KEY, _FLAG, _STATE = struct.Struct("=QQ"), struct.Struct("=I"), struct.Struct("=Q")
-# since, inode, generation and device, offset, length, flags, thread, thread group, command
-_GROWN = struct.Struct("=6QII16s")
+# What was found, since, start of the thread, thread, thread group, command.
+GROWN = struct.Struct("=7QQQII16s")
+"""``Grown`` as the programs write it."""
+_SINCE, _BEGAN, _TID, _NAME = FOUND.size, FOUND.size + 8, FOUND.size + 16, FOUND.size + 24
 _MAPS = {
     "guarded": (maps.HASH, (_KEY.size, 4), 1 << 15, maps.NO_PREALLOC),
     "holders": (maps.HASH, (8, 4), 1 << 13, 0),
-    "grown": (maps.HASH, (4, _GROWN.size), 1 << 12, 0),
+    "grown": (maps.HASH, (4, GROWN.size), 1 << 14, 0),
     "state": (maps.ARRAY, (4, 8), 3, 0),
     "ring": (maps.RING, (0, 0), 1 << 12, 0),
 }
-_LINKS = ("sys_enter", "sched_process_fork", "sys_exit")
 # Slots of "state": all address spaces count as holders (there were too many); who would be stopped is killed; there was no room
 # for an entry.
 _EVERYBODY, _ABANDONED, _LOST = 0, 1, 2
 _SIGKILL, _SIGSTOP = 9, 19
-_LOOKUP, _UPDATE, _KTIME, _PID, _COMM, _TASK = 1, 2, 5, 14, 16, 35
-_SIGNAL, _READ, _SIGNAL_THREAD, _RING_OUTPUT, _TASK_BTF, _FIND_VMA = 109, 113, 117, 130, 158, 180
+_KTIME, _COMM, _SIGNAL, _SIGNAL_THREAD, _RING_OUTPUT = 5, 16, 109, 117, 130
 _FORCE_WAKEUP = 2
-_EBUSY = -16
-# Somebody else holds the lock of the address space: after some microseconds the thread is stopped, whatever its mapping is.
-_TRIES = 64
 _LAST_ERROR = -4096
 _TS_COMPAT = 2
 _X32 = 0x3FFFFFFF
-VM_SHARED_WRITABLE = 0x28
-"""VM_SHARED | VM_MAYWRITE of ``Grown.flags``."""
-
-
-class _Calls(NamedTuple):
-    """Numbers of system calls, and where the kernel keeps number and arguments of one."""
-
-    mmap: int
-    mremap: int
-    remap: int
-    number: str
-    arguments: tuple[str, str, str, str]
-
-
-_HERE = {
-    # The first, second, third and fifth argument.
-    "x86_64": _Calls(9, 25, 216, "orig_ax", ("di", "si", "dx", "r8")),
-    "aarch64": _Calls(222, 216, 234, "syscallno", ("orig_x0", "regs[1]", "regs[2]", "regs[4]")),
-}
-_COMPAT = {"x86_64": _Calls(-1, 163, 257, "orig_ax", ("bx", "cx", "dx", "di"))}
-
-
-CALLS = frozenset({_HERE[name].mremap for name in _HERE if name == platform.machine()} | {163, 216, 234, 257})
+VM_WRITE, VM_SHARED, VM_MAYWRITE, VM_LOCKED, VM_LOCKONFAULT = 0x2, 0x8, 0x20, 0x2000, 0x80000
+"""Of ``Grown.flags``."""
+CALLS = frozenset({HERE[name].mremap for name in HERE if name == platform.machine()} | {163, 216, 234, 257})
 """Numbers of system calls after which a thread may be stopped."""
 
 
 class Grown(NamedTuple):
     """A thread that was stopped. The mapping shows ``length`` bytes from ``offset`` on; ``inode`` is 0: not known.
 
-    ``where`` is what ``which`` made of the file system and the generation of the inode.
+    ``where`` is what ``which`` made of the file system and the generation of the inode; ``began_ns`` (CLOCK_BOOTTIME) tells
+    the thread from a later one with its number.
     """
 
-    since_ns: int
     inode: int
     where: int
     offset: int
     length: int
     flags: int
+    address: int
+    superblock: int
+    since_ns: int
+    began_ns: int
     tid: int
     tgid: int
     comm: bytes
@@ -125,13 +110,13 @@ class Growth:
     def grown(self) -> Iterator[Grown]:
         """Who is stopped, and what was left by those that are gone."""
         for _, value in self._maps["grown"].items():
-            yield Grown(*_GROWN.unpack(value))
+            yield Grown(*GROWN.unpack(value))
 
     def conclude(self, grown: Grown) -> None:
         """This one is not stopped any more."""
         key = _FLAG.pack(grown.tid)
         value = self._maps["grown"].get(key)
-        if value is not None and Grown(*_GROWN.unpack(value)) == grown:
+        if value is not None and Grown(*GROWN.unpack(value)) == grown:
             self._maps["grown"].remove(key)
 
     def abandon(self, *, abandoned: bool) -> None:
@@ -162,9 +147,7 @@ def unpin(pins: Path) -> None:
 
 
 def _load(pins: Path) -> None:
-    if platform.machine() not in _HERE:
-        raise CapabilityMissing(f"There is no register layout for the processor {platform.machine()}.")
-    offsets = _Offsets(Btf(read_kernel()))
+    offsets = Offsets(Btf(read_kernel()))
     pins.parent.mkdir(parents=True, exist_ok=True)
     _sweep(pins.parent)
     scratch = pins.with_name(f"{pins.name}-{os.getpid()}")
@@ -173,14 +156,10 @@ def _load(pins: Path) -> None:
     try:
         found = {name: maps.create(*shape[:3], f"ar_{name}", shape[3]) for name, shape in _MAPS.items()}
         made += [each.fd for each in found.values()]
-        writer = _Writer(found, offsets)
-        programs = dict(zip(_LINKS, (writer.enter(), writer.fork(), writer.leave()), strict=True))
         # All of them first: what is not pinned ends with us, should we be killed here.
-        links = []
-        for name, program in programs.items():
-            links.append(program.attach(name))
-            made.append(links[-1])
-        for name, link in zip(_LINKS, links, strict=True):
+        links = _attach(_Writer(found, offsets))
+        made += links.values()
+        for name, link in links.items():
             maps.pin(link, scratch / f"link_{name}")
         for name, each in found.items():
             maps.pin(each.fd, scratch / f"map_{name}")
@@ -193,60 +172,73 @@ def _load(pins: Path) -> None:
             os.close(fd)
 
 
+def _attach(writer: _Writer) -> dict[str, int]:
+    try:
+        return _attached(_to_calls(writer))
+    except (OSError, CapabilityMissing):
+        return _attached(_to_all_calls(writer))
+
+
+def _attached(links: Iterator[tuple[str, int]]) -> dict[str, int]:
+    made: dict[str, int] = {}
+    try:
+        made.update(links)
+    except BaseException:
+        for link in made.values():
+            os.close(link)
+        raise
+    return made
+
+
+def _to_calls(writer: _Writer) -> Iterator[tuple[str, int]]:
+    mmap, *_ = writer.at.functions("mmap")
+    yield "mmap", writer.enter(any_call=False).attach(mmap, FENTRY, writer.at.btf.function_id(mmap))
+    yield "sched_process_fork", writer.fork().attach("sched_process_fork")
+    for name in (*writer.at.functions("mremap"), *writer.at.functions("remap_file_pages")):
+        yield name.lstrip("_"), writer.leave().attach(name, FEXIT, writer.at.btf.function_id(name))
+
+
+def _to_all_calls(writer: _Writer) -> Iterator[tuple[str, int]]:
+    yield "sys_enter", writer.enter(any_call=True).attach("sys_enter")
+    yield "sched_process_fork", writer.fork().attach("sched_process_fork")
+    yield "sys_exit", writer.leave().attach("sys_exit")
+
+
 def _sweep(directory: Path) -> None:
-    """End what agents have left that were killed while they pinned: it would look at every system call until a reboot."""
+    """End what agents have left that were killed while they pinned: it would look at system calls until a reboot."""
     for left in directory.glob("windows_*-*"):
         if not is_alive(int(left.name.rpartition("-")[2])):
             with contextlib.suppress(OSError):
                 unpin(left)
 
 
-class _Offsets:
-    """Where this kernel keeps what the programs read."""
+class _Writer(MappingWriter):
+    """Writes the programs. What is found goes to the map ``grown`` as it lies on the stack."""
 
-    def __init__(self, btf: Btf) -> None:
-        self._btf = btf
-        self.here, self.compat = _HERE[platform.machine()], _COMPAT.get(platform.machine())
+    def __init__(self, found: dict[str, Map], offsets: Offsets) -> None:
+        super().__init__(found, offsets, -GROWN.size)
 
-    def __call__(self, struct_name: str, path: str) -> int:
-        return self._btf.member(struct_name, path).offset
-
-    def register(self, name: str) -> int:
-        """Of a system call."""
-        return self("pt_regs", name)
-
-
-# Places on the stack: what is found goes to the map ``grown`` as it lies there.
-_FOUND = -_GROWN.size
-_INODE, _OFFSET, _LENGTH, _FLAGS, _TID, _NAME = (_FOUND + at for at in (8, 24, 32, 40, 48, 56))
-_WORD, _SMALL = _FOUND - 8, _FOUND - 16
-
-
-class _Writer:
-    """Writes the three programs. 6 to 9 are theirs; 0 to 5 are lost at every call of a helper."""
-
-    def __init__(self, found: dict[str, Map], offsets: _Offsets) -> None:
-        self._maps, self._at = found, offsets
-
-    def enter(self) -> Program:
+    def enter(self, *, any_call: bool) -> Program:
         """Whoever begins to map a guarded file is a holder."""
-        at, code = self._at, Program()
-        code.load(2, 1, 8).jump_if(2, "!=", at.here.mmap, "out").load(6, 1, 0)
-        self._read(code, 6, at.register(at.here.arguments[3]), _WORD)
-        code.load(7, FP, _WORD, 4).jump_if(7, ">", 0x7FFFFFFF, "out")
-        code.call(_TASK).do_register("mov", 8, 0)
-        self._follow(code, 8, at("task_struct", "files"))
-        self._follow(code, 8, at("files_struct", "fdt"))
-        self._read(code, 8, at("fdtable", "max_fds"), _WORD)
-        code.load(1, FP, _WORD, 4).jump_if_register(7, ">=", 1, "out")
-        self._follow(code, 8, at("fdtable", "fd"))
+        at, code = self.at, Program()
+        if any_call:
+            code.load(2, 1, 8).jump_if(2, "!=", at.here.mmap, "out")
+        code.load(6, 1, 0)
+        self.argument(code, 7, at.here.arguments[3], width=4)
+        code.jump_if(7, ">", 0x7FFFFFFF, "out")
+        code.call(TASK).do_register("mov", 8, 0)
+        self.follow(code, 8, at("task_struct", "files"))
+        self.follow(code, 8, at("files_struct", "fdt"))
+        self.read(code, 8, at("fdtable", "max_fds"), self.word)
+        code.load(1, FP, self.word, 4).jump_if_register(7, ">=", 1, "out")
+        self.follow(code, 8, at("fdtable", "fd"))
         code.do("lsh", 7, 3).do_register("add", 8, 7)
-        self._follow(code, 8, 0)
+        self.follow(code, 8, 0)
         code.jump_if(8, "==", 0, "out")
-        self._follow(code, 8, at("file", "f_inode"))
-        self._read_identity(code, 8, _INODE, _WORD)
-        self._look_up(code, "guarded", _INODE)
-        code.jump_if(0, "==", 0, "out").call(_TASK).do_register("mov", 8, 0)
+        self.follow(code, 8, at("file", "f_inode"))
+        self.read_identity(code, 8, self.found, self.word)
+        self.look_up(code, "guarded", self.found)
+        code.jump_if(0, "==", 0, "out").call(TASK).do_register("mov", 8, 0)
         self._note_holder(code)
         return code.label("out").end()
 
@@ -254,8 +246,8 @@ class _Writer:
         """A child of a holder is one, too."""
         code = Program()
         code.load(6, 1, 0).load(8, 1, 8)
-        self._read(code, 6, self._at("task_struct", "mm"), _WORD)
-        self._look_up(code, "holders", _WORD)
+        self.read(code, 6, self.at("task_struct", "mm"), self.word)
+        self.look_up(code, "holders", self.word)
         code.jump_if(0, "==", 0, "out")
         self._note_holder(code)
         return code.label("out").end()
@@ -265,126 +257,68 @@ class _Writer:
         code = Program()
         self._take_calls(code)
         # 7: an address in that mapping.
-        code.label("look").call(_TASK).do_register("mov", 8, 0)
-        self._read(code, 8, self._at("task_struct", "mm"), _WORD)
-        self._look_up(code, "holders", _WORD)
-        code.jump_if(0, "!=", 0, "holds")
-        self._jump_if_state(code, _EVERYBODY, "holds")
-        code.jump("out").label("holds")
-        for place in range(_FOUND, 0, 8):
-            code.store_number(FP, place, 0)
-        code.do("mov", 9, _TRIES).label("again").call(_TASK_BTF).do_register("mov", 1, 0).do_register("mov", 2, 7)
-        code.load_callback(3).do_register("mov", 4, FP).do("add", 4, _INODE).do("mov", 5, 0).call(_FIND_VMA)
-        code.jump_if(0, "!=", _EBUSY, "found").do("sub", 9, 1).jump_if(9, "!=", 0, "again").jump("hold")
-        code.label("found").load(1, FP, _INODE).jump_if(1, "==", 0, "out")
-        self._look_up(code, "guarded", _INODE)
+        code.label("look")
+        self.jump_unless_known(code, "holders", _EVERYBODY, "out")
+        self.find(code, "hold")
+        code.load(1, FP, self.found).jump_if(1, "==", 0, "out")
+        self.look_up(code, "guarded", self.found)
         code.jump_if(0, "==", 0, "out").label("hold")
         self._hold(code)
-        code.label("out").end().callback()
-        self._describe(code)
-        return code.end()
+        code.label("out").end()
+        return self.describe(code)
 
     def _take_calls(self, code: Program) -> None:
         """To ``look`` with an address in 7, after a call that may have made a mapping show more."""
-        at = self._at
+        at = self.at
         code.load(6, 1, 0).load(7, 1, 8)
-        self._read(code, 6, at.register(at.here.number), _WORD)
-        code.load(9, FP, _WORD, 4)
+        self.argument(code, 9, at.here.number, width=4)
         if at.compat is not None:
-            code.do("and", 9, _X32).call(_TASK).do_register("mov", 8, 0)
-            self._read(code, 8, at("task_struct", "thread_info.status"), _WORD)
-            code.load(1, FP, _WORD, 4).jump_if(1, "&", _TS_COMPAT, "compat")
+            # Most calls are others.
+            code.do("and", 9, _X32)
+            for number in CALLS:
+                code.jump_if(9, "==", number, "maybe")
+            code.jump("out").label("maybe").call(TASK).do_register("mov", 8, 0)
+            self.read(code, 8, at("task_struct", "thread_info.status"), self.word)
+            code.load(1, FP, self.word, 4).jump_if(1, "&", _TS_COMPAT, "compat")
         self._take(code, at.here, "")
         if at.compat is not None:
             code.label("compat")
             self._take(code, at.compat, "_compat")
 
-    def _take(self, code: Program, calls: _Calls, suffix: str) -> None:
-        register = self._at.register
+    def _take(self, code: Program, calls: Calls, suffix: str) -> None:
         code.jump_if(9, "==", calls.mremap, f"mremap{suffix}").jump_if(9, "!=", calls.remap, "out")
         code.jump_if(7, "!=", 0, "out")
-        self._read(code, 6, register(calls.arguments[0]), _WORD)
-        code.load(7, FP, _WORD).jump("look")
-        code.label(f"mremap{suffix}").jump_if(7, ">", _LAST_ERROR, "out")
+        self.argument(code, 7, calls.arguments[0])
+        code.jump("look").label(f"mremap{suffix}").jump_if(7, ">", _LAST_ERROR, "out")
         # Made shorter or just moved it shows nothing new; the old length is 0 where it is doubled.
-        self._read(code, 6, register(calls.arguments[1]), _WORD)
-        code.load(8, FP, _WORD)
-        self._read(code, 6, register(calls.arguments[2]), _WORD)
-        code.load(9, FP, _WORD).jump_if(8, "==", 0, "look").jump_if_register(9, "<=", 8, "out").jump("look")
+        self.argument(code, 8, calls.arguments[1])
+        self.argument(code, 9, calls.arguments[2])
+        code.jump_if(8, "==", 0, "look").jump_if_register(9, "<=", 8, "out").jump("look")
 
     def _hold(self, code: Program) -> None:
         """In this order: who finds the signal finds the entry, and who is woken up finds both."""
-        self._jump_if_state(code, _ABANDONED, "kill")
-        code.call(_KTIME).store(FP, _FOUND, 0).call(_PID).store(FP, _TID, 0)
-        code.do_register("mov", 1, FP).do("add", 1, _NAME).do("mov", 2, 16).call(_COMM)
-        self._update(code, "grown", _TID, _FOUND)
+        since, began, tid, name = (self.found + at for at in (_SINCE, _BEGAN, _TID, _NAME))
+        self.jump_if_state(code, _ABANDONED, "kill")
+        code.call(TASK).do_register("mov", 8, 0)
+        self.read(code, 8, self.at("task_struct", "start_boottime"), began)
+        code.call(_KTIME).store(FP, since, 0).call(PID).store(FP, tid, 0)
+        code.do_register("mov", 1, FP).do("add", 1, name).do("mov", 2, 16).call(_COMM)
+        self.update(code, "grown", tid, self.found)
         code.jump_if(0, "==", 0, "entered")
         self._set_state(code, _LOST)
         code.label("entered").do("mov", 1, _SIGSTOP).call(_SIGNAL_THREAD)
-        code.load_map(1, self._maps["ring"]).do_register("mov", 2, FP).do("add", 2, _FOUND).do("mov", 3, 8)
+        code.load_map(1, self.maps["ring"]).do_register("mov", 2, FP).do("add", 2, self.found).do("mov", 3, 8)
         code.do("mov", 4, _FORCE_WAKEUP).call(_RING_OUTPUT).jump("out")
         code.label("kill").do("mov", 1, _SIGKILL).call(_SIGNAL)
 
-    def _describe(self, code: Program) -> None:
-        """The callback: of which file a mapping is (2), and which part of it, in what 3 leads to."""
-        at = self._at
-        code.do_register("mov", 6, 2).do_register("mov", 7, 3)
-        self._read(code, 6, at("vm_area_struct", "vm_file"), -8)
-        code.load(8, FP, -8).jump_if(8, "==", 0, "no file")
-        self._follow(code, 8, at("file", "f_inode"), -8)
-        self._read_identity(code, 8, -24, -8)
-        code.load(1, FP, -24).store(7, 0, 1).load(1, FP, -16).store(7, 8, 1)
-        self._read(code, 6, at("vm_area_struct", "vm_pgoff"), -8)
-        code.load(1, FP, -8).do("lsh", 1, 12).store(7, _OFFSET - _INODE, 1)
-        self._read(code, 6, at("vm_area_struct", "vm_start"), -8)
-        code.load(8, FP, -8)
-        self._read(code, 6, at("vm_area_struct", "vm_end"), -8)
-        code.load(1, FP, -8).do_register("sub", 1, 8).store(7, _LENGTH - _INODE, 1)
-        self._read(code, 6, at("vm_area_struct", "vm_flags"), -8)
-        code.load(1, FP, -8).store(7, _FLAGS - _INODE, 1).label("no file")
-
-    def _read_identity(self, code: Program, inode: int, place: int, scratch: int) -> None:
-        self._read(code, inode, self._at("inode", "i_ino"), place)
-        self._read(code, inode, self._at("inode", "i_generation"), place + 8, 4)
-        code.do_register("mov", 9, inode)
-        self._follow(code, 9, self._at("inode", "i_sb"), scratch)
-        self._read(code, 9, self._at("super_block", "s_dev"), place + 12, 4)
-
     def _note_holder(self, code: Program) -> None:
         """The address space of the task in 8."""
-        self._read(code, 8, self._at("task_struct", "mm"), _WORD)
-        code.store_number(FP, _SMALL, 1)
-        self._update(code, "holders", _WORD, _SMALL)
+        self.read(code, 8, self.at("task_struct", "mm"), self.word)
+        code.store_number(FP, self.small, 1)
+        self.update(code, "holders", self.word, self.small)
         code.jump_if(0, "==", 0, "out")
         self._set_state(code, _EVERYBODY)
 
-    def _read(self, code: Program, source: int, offset: int, place: int, width: int = 8) -> None:
-        """``width`` bytes at an address in the kernel, to a place on the stack."""
-        code.do_register("mov", 3, source).do("add", 3, offset).do_register("mov", 1, FP).do("add", 1, place)
-        code.do("mov", 2, width).call(_READ)
-
-    def _follow(self, code: Program, register: int, offset: int, place: int = _WORD) -> None:
-        """``register = *(register + offset)``; 0 where that cannot be read."""
-        self._read(code, register, offset, place)
-        code.load(register, FP, place)
-
-    def _look_up(self, code: Program, which: str, key: int) -> None:
-        code.load_map(1, self._maps[which]).do_register("mov", 2, FP).do("add", 2, key).call(_LOOKUP)
-
-    def _update(self, code: Program, which: str, key: int, value: int) -> None:
-        code.load_map(1, self._maps[which]).do_register("mov", 2, FP).do("add", 2, key)
-        code.do_register("mov", 3, FP).do("add", 3, value).do("mov", 4, 0).call(_UPDATE)
-
-    def _state(self, code: Program, slot: int, label: str) -> None:
-        """Its address in 0, or on to ``label``, as the verifier wants it."""
-        code.store_number(FP, _SMALL, slot)
-        self._look_up(code, "state", _SMALL)
-        code.jump_if(0, "==", 0, label)
-
-    def _jump_if_state(self, code: Program, slot: int, label: str) -> None:
-        self._state(code, slot, label)
-        code.load(1, 0, 0).jump_if(1, "!=", 0, label)
-
     def _set_state(self, code: Program, slot: int) -> None:
-        self._state(code, slot, "out")
+        self.state(code, slot, "out")
         code.store_number(0, 0, 1)

@@ -26,6 +26,8 @@ _MAYBE_BITS = 20
 _SPARE_WORDS = 16384
 _INODES_A_WORD_AT_WORST = 32
 _ROWS_UNKNOWN = 10_000_000
+# Some megabytes of tables, which are used again, instead of new ones of a hundred.
+_AT_ONCE = 1 << 20
 # Up to this many inode numbers in their span for each one given, they are marked in a table of all.
 _DENSE = 8
 # Beyond this many bytes for each row given, rows lie too far apart to be written as one block.
@@ -59,21 +61,24 @@ class Gates:
 
     def close_all(self, inodes: NDArray[np.uint64]) -> None:
         """Hold every access to these inodes. Raises ``CapabilityMissing`` where the map has no room left."""
-        keys, bits = _words(inodes)
+        with self._lock:
+            for first in range(0, len(inodes), _AT_ONCE):
+                self._close(*_words(inodes[first : first + _AT_ONCE]))
+
+    def _close(self, keys: NDArray[np.uint64], bits: NDArray[np.uint64]) -> None:
         values = np.zeros((len(keys), 3), np.uint64)
         values[:, 0] = values[:, 1] = bits
         places = keys & np.uint64((1 << _MAYBE_BITS) - 1)
-        with self._lock:
-            for index in np.flatnonzero(self._maybe[places]).tolist():
-                if there := self._map.get(keys[index].tobytes()):
-                    values[index] |= np.frombuffer(there, np.uint64)
-            self._maybe[places] = True
-            try:
-                self._map.put_many(keys.tobytes(), values.tobytes(), len(keys))
-            except OSError as error:
-                raise CapabilityMissing(
-                    f"The kernel cannot guard that many placeholders ({error.strerror}).", "Use --interceptor fanotify."
-                ) from error
+        for index in np.flatnonzero(self._maybe[places]).tolist():
+            if there := self._map.get(keys[index].tobytes()):
+                values[index] |= np.frombuffer(there, np.uint64)
+        self._maybe[places] = True
+        try:
+            self._map.put_many(keys.tobytes(), values.tobytes(), len(keys))
+        except OSError as error:
+            raise CapabilityMissing(
+                f"The kernel cannot guard that many placeholders ({error.strerror}).", "Use --interceptor fanotify."
+            ) from error
 
     def open(self, inode: int, gate: Gate) -> None:
         """Let readers (or all) pass."""

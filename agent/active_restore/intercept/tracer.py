@@ -10,13 +10,18 @@ import contextlib
 import mmap
 import os
 import signal
+from typing import TYPE_CHECKING
 
-from active_restore.linux import ptrace, tasks
+from active_restore.linux import pressure, ptrace, tasks
 from active_restore.linux.process import is_alive
+
+if TYPE_CHECKING:
+    from active_restore.ebpf.growth import Grown
 
 LOOK_MS = 20
 """How often ``look`` is wanted while anybody is traced."""
 _SIGSTOP_BIT = 1 << (signal.SIGSTOP - 1)
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _AT_REST = (b"T", b"t", b"Z", b"X")
 
 
@@ -85,6 +90,13 @@ class Bell:
     def empty(self) -> None:
         """Wait for the next from now on."""
         self._consumer[0] = self._producer[0]
+
+
+def is_same(grown: Grown) -> bool:
+    """Whether it lives still, and is not another thread to which its number was given."""
+    with contextlib.suppress(OSError):
+        return pressure.start_ticks(grown.tid) == grown.began_ns // (1_000_000_000 // _TICKS_PER_S)
+    return False
 
 
 def is_quiet(tgid: int, calls: frozenset[int]) -> bool:

@@ -10,7 +10,7 @@ import select
 import threading
 
 from active_restore.ebpf.growth import Growth
-from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer
+from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_same
 from active_restore.linux import bpffs
 from active_restore.linux.process import hurry, name_thread
 
@@ -49,7 +49,7 @@ class Warden:
             while not self._ending.is_set():
                 for grown in found.grown():
                     # Again and again: the agent that died may be its tracer for a moment still.
-                    if grown not in known and tracer.take(grown.tid, grown.tgid):
+                    if grown not in known and is_same(grown) and tracer.take(grown.tid, grown.tgid):
                         known.add(grown)
                 tracer.look()
                 poll.poll(LOOK_MS)

@@ -2,7 +2,8 @@
 
 The programs of ``ebpf.growth`` stop the process, whoever lives, and enter the thread in a map that is pinned: it is the truth.
 An agent that lives traces the thread at once, so that nobody's SIGCONT lets it go on, has what its mapping shows filled, and
-continues the process. What cannot be had ends it (SIGKILL): no call is left that could fail, and zeros are no answer.
+continues the process. What cannot be had ends it (SIGKILL): no call is left that could fail, and zeros are no answer. So does
+locked memory that is private and writable: the kernel has filled it with copies of what was not there.
 While no agent lives the keeper traces (``warden``).
 
 Not guaranteed: that nobody sees the stop (a shell may); that another thread which knows the place before mremap(2) has
@@ -28,7 +29,7 @@ from active_restore.ebpf import growth
 from active_restore.ebpf.growth import Grown, Growth
 from active_restore.errors import CapabilityMissing
 from active_restore.intercept import stopped
-from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_quiet
+from active_restore.intercept.tracer import LOOK_MS, Bell, Tracer, is_quiet, is_same
 from active_restore.linux import bpffs
 from active_restore.linux.files import BTRFS_MAGIC, filesystem_magic, generation_of
 from active_restore.linux.mounts import superblock
@@ -87,7 +88,8 @@ def abandon(restore_id: str) -> None:
         with contextlib.closing(Growth(pins)) as left:
             left.abandon(abandoned=True)
             for grown in left.grown():
-                _end(grown)
+                if is_same(grown):
+                    _end(grown)
                 left.conclude(grown)
 
 
@@ -196,7 +198,7 @@ class Windows:
         self.leave()
         if self._growth is not None:
             self._growth.abandon(abandoned=True)
-            for grown in self._growth.grown():
+            for grown in filter(is_same, self._growth.grown()):
                 _end(grown)
 
     def disarm(self) -> None:
@@ -204,7 +206,7 @@ class Windows:
         self.leave()
         growth.unpin(self._pins)
         if self._growth is not None:
-            for left in self._growth.grown():
+            for left in filter(is_same, self._growth.grown()):
                 stopped.proceed(left.tgid)
 
     def _serve(self, on_fault: Callable[[Fault], None]) -> None:
@@ -237,7 +239,9 @@ class Windows:
 
     def _take_turn(self, found: Growth) -> None:
         for grown in found.grown():
-            if self._is_new(grown):
+            if not is_same(grown):
+                found.conclude(grown)
+            elif self._is_new(grown):
                 self._take_in(grown)
         for tid in self._tracer.look():
             if (ended := self._held.get(tid)) is not None:
@@ -255,7 +259,9 @@ class Windows:
 
     def _take_in(self, grown: Grown) -> None:
         """Traced before anything else: then it does not matter who sends SIGCONT."""
-        held = self._held[grown.tid] = _Held(grown, set(), self._tracer.take(grown.tid, grown.tgid))
+        held = self._held[grown.tid] = _Held(grown, set(), self._tracer.take(grown.tid, grown.tgid), _is_spoilt(grown))
+        if held.refused:
+            return
         for file, intent, span in self._shown(grown):
             ticket = next(self._tickets)
             held.tickets.add(ticket)
@@ -269,7 +275,7 @@ class Windows:
             files = dict(self._files)
         if grown.inode:
             file = files.get((grown.inode, grown.where))
-            is_written = grown.flags & growth.VM_SHARED_WRITABLE == growth.VM_SHARED_WRITABLE
+            is_written = grown.flags & growth.VM_SHARED and grown.flags & growth.VM_MAYWRITE
             if file is not None:
                 yield file, Intent.MAP if is_written else Intent.READ, (grown.offset, grown.length)
             return
@@ -323,6 +329,12 @@ class Windows:
         for ticket in held.tickets:
             self._asked.pop(ticket, None)
         found.conclude(held.grown)
+
+
+def _is_spoilt(grown: Grown) -> bool:
+    """Whether mremap(2) itself has written to its new pages (mlock(2), mlockall(2)): they are copies, of zeros maybe."""
+    mine = growth.VM_LOCKED | growth.VM_WRITE
+    return grown.flags & (mine | growth.VM_SHARED | growth.VM_LOCKONFAULT) == mine
 
 
 def _name(grown: Grown) -> str:

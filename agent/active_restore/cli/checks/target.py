@@ -29,7 +29,7 @@ def findings(target: str) -> Iterator[Finding]:
     yield _handles(place)
     yield _xattrs(place)
     yield _ranges(place)
-    yield _mappings()
+    yield _mappings(place)
     yield _space(place)
 
 
@@ -107,9 +107,11 @@ def _ranges(place: str) -> Finding:
     )
 
 
-def _mappings() -> Finding:
+def _mappings(place: str) -> Finding:
     problem = ""
     try:
+        if filesystem_magic(place) == BTRFS_MAGIC:
+            raise CapabilityMissing("on btrfs files of other subvolumes have the same numbers: they would be taken for ours")
         check_windows()
     except CapabilityMissing as error:
         problem = f"{error}"
@@ -119,7 +121,7 @@ def _mappings() -> Finding:
         "advised",
         problem or "who makes a mapping show more of its file is stopped until that is there",
         "with pre-content events who maps a part of a file by range waits just for that part; else to the end of the file",
-        "use kernel 5.17 or newer with BTF and the BPF system call, as root",
+        "restore to ext4 or xfs, with kernel 5.17 or newer with BTF and the BPF system call, as root",
     )
 
 

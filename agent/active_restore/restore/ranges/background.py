@@ -1,4 +1,6 @@
-"""The rest of files by range, step by step: those that somebody waits for or maps first, each in one go."""
+"""The rest of files by range, step by step: first those that somebody waits for as a whole, or from which tasks want part after
+part, each in one go. As long as a file is not whole, the kernel asks about each read of it.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +51,7 @@ class RangeBackground:
         self._pace = Pace(shop.board, shop.board.ranging_worker)
         self._first: deque[_Work] = deque()
         self._left = deque(map(_Work, demand.files))
+        self._tried: set[int] = set()
         self._changed = threading.Condition()
         demand.urgent = self._urge
 
@@ -99,11 +102,24 @@ class RangeBackground:
             with self._changed:
                 if not (self._first or self._left):
                     return None
-                work = (self._first or self._left).popleft()
+                hottest = None if self._first else self._hottest()
+                work = (self._first or self._left).popleft() if hottest is None else _Work(hottest.row)
             file = self._demand.files.get(work.row)
             if file is not None and not file.done and self._shop.board.state[work.row] == State.RANGED:
                 return work
         return None
+
+    def _hottest(self) -> RangeFile | None:
+        """The file that tasks want most of, if any of what is left is wanted much."""
+        files = (self._demand.files[row] for row in self._demand.hot.copy() - self._tried)
+        return max((file for file in files if not file.done), key=lambda file: file.wanted, default=None)
+
+    def _has_time(self, row: int) -> bool:
+        """Whether nothing else is wanted more than this file."""
+        if self._first:
+            return self._first[0].row == row
+        hottest = self._hottest()
+        return hottest is None or hottest.wanted <= 2 * self._demand.files[row].wanted
 
     def _go_on(self, file: RangeFile, work: _Work, reader: Reader) -> None:
         """Fill what can be had of it; another one that is wanted more comes in between."""
@@ -112,7 +128,7 @@ class RangeBackground:
             while (gap := file.next_missing(page)) is not None:
                 if work.last and gap[0] >= work.last:
                     return
-                if self._first and self._first[0].row != row:
+                if not self._has_time(row):
                     self._left.appendleft(work)
                     return
                 page, end = gap[0], min(gap[1], gap[0] + _STEP_PAGES, work.last or gap[1])
@@ -129,6 +145,7 @@ class RangeBackground:
             if work.last:
                 # All is there from its first page on; what lies before is seen to later.
                 return
+            self._tried.add(row)
             if file.damage is None:
                 self._demand.finish(file)
             elif not file.done:

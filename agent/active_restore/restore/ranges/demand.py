@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _QUICK_PAGES = (1 << 20) // PAGE_BYTES
 _THREADS = 8
 _AHEAD_THREADS = 2
+# From so many faults on a file is finished before others that are wanted less.
+_MUCH = 16
 # What is taken for granted of an access that may be a read where somebody has the file open for writing.
 _UNTOLD = {Intent.ACCESS: Intent.CHANGE, Intent.RING: Intent.WRITE}
 
@@ -52,6 +54,7 @@ class RangeDemand:
         self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, "ranges-ahead")
         self._ahead_running = 0
         self.wanted_bytes = 0
+        self.hot: set[int] = set()
 
     def on_fault(self, fault: Fault) -> bool:
         """``False`` where this is no file by range, or a fault that needs another answer: the demand lane has it."""
@@ -71,6 +74,9 @@ class RangeDemand:
         self._shop.board.demand_ns = time.monotonic_ns()
         with self._lock:
             self._waiting[fault.ticket] = fault
+            file.wanted += 1
+            if file.wanted == _MUCH:
+                self.hot.add(file.row)
         if not (self._is_quick(file, fault) and self._served(file, fault)):
             self._pool.submit(self._serve, file, fault)
 

@@ -43,7 +43,7 @@ class _Claim(NamedTuple):
 class RangeFile:
     """``held``: whether tasks fault by range; else they wait for the whole file. ``stop`` tells that the agent ends.
 
-    ``fresh``: nobody has ever filled a page of it.
+    ``fresh``: nobody has ever filled a page of it; ``wanted`` counts its faults.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class RangeFile:
         self.held = held
         self.done = False
         self.ahead = Ahead()
+        self.wanted = 0
         self.present_pages = present(presence)
         self._shop = shop
         self._stop = stop
