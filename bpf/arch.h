@@ -22,6 +22,10 @@ enum range_kind {
 	RANGE_MMAP,        /* position in argument 5, length in argument 1 */
 };
 
+/* What makes a mapping show more. Arguments of mremap: address, old length, new length, flags; of remap_file_pages: address,
+ * length, protection, page of the file. ODD: a 32-bit call of either. */
+enum growth { GROWTH_NONE = 0, GROWTH_MREMAP, GROWTH_REMAP, GROWTH_ODD };
+
 #define FICLONE 0x40049409
 #define FICLONERANGE 0x4020940d
 
@@ -93,6 +97,17 @@ static __always_inline bool is_mapping(u32 nr, bool compat)
 	return compat ? nr == 90 || nr == 192 : nr == 9;
 }
 
+static __always_inline u32 growth_of(u32 nr, bool compat)
+{
+	/* A 64-bit program may make 32-bit calls (int 0x80), which its registers do not tell; acct and openat map nothing. */
+	if (nr == 163 || nr == 257)
+		return GROWTH_ODD;
+	nr &= 0x3fffffff; /* without the bit of x32 */
+	if (compat || (nr != 25 && nr != 216))
+		return GROWTH_NONE;
+	return nr == 25 ? GROWTH_MREMAP : GROWTH_REMAP;
+}
+
 #elif defined(ARCH_AARCH64)
 
 #define CALL_NUMBER(r) ((u32)(r)->syscallno)
@@ -158,6 +173,15 @@ static __always_inline bool is_restartable_access(u32 nr, bool compat, u64 reque
 static __always_inline bool is_mapping(u32 nr, bool compat)
 {
 	return compat ? nr == 192 : nr == 222;
+}
+
+static __always_inline u32 growth_of(u32 nr, bool compat)
+{
+	if (compat)
+		return nr == 163 || nr == 257 ? GROWTH_ODD : GROWTH_NONE;
+	if (nr != 216 && nr != 234)
+		return GROWTH_NONE;
+	return nr == 216 ? GROWTH_MREMAP : GROWTH_REMAP;
 }
 
 #else

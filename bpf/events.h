@@ -16,7 +16,7 @@ enum intent {
 	INTENT_WHOLE = 7,
 };
 
-enum hook { HOOK_OPEN = 1, HOOK_TRUNCATE = 2, HOOK_PERMISSION = 3, HOOK_MMAP = 4, HOOK_FILE_TRUNCATE = 5 };
+enum hook { HOOK_OPEN = 1, HOOK_TRUNCATE = 2, HOOK_PERMISSION = 3, HOOK_MMAP = 4, HOOK_FILE_TRUNCATE = 5, HOOK_GROW = 6 };
 
 /* How a waiting thread is held: its call restarts again and again, or its process is stopped; ONLY_STOP: to the end of the wait. */
 enum hold { HOLD_SPIN = 0, HOLD_STOP = 1, HOLD_ONLY_STOP = 2 };
@@ -28,7 +28,8 @@ enum policy { POLICY_NONE = 0, POLICY_BACKGROUND = 2, POLICY_REFUSE = 3 };
  * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives.
  * AGENT: thread group of the agent, or 0. PASSAGE: 1 + id of the mount through which nobody is held, or 0; it ends with
  * the agent, as the mount may do, and its id be given to another. DEVICE, UUID_LOW, UUID_HIGH: of the target's file system
- * when the programs were loaded; two zeros as its UUID: not known. */
+ * when the programs were loaded; two zeros as its UUID: not known. WINDOWS: whether a mapping waits for what it shows, because the
+ * programs that see it grow are there. EVERYBODY: whether there was no room for one more address space in "mappers". */
 enum state {
 	STATE_HEARTBEAT = 0,
 	STATE_GUARD = 1,
@@ -39,7 +40,9 @@ enum state {
 	STATE_DEVICE = 6,
 	STATE_UUID_LOW = 7,
 	STATE_UUID_HIGH = 8,
-	STATE_SLOTS = 9,
+	STATE_WINDOWS = 9,
+	STATE_EVERYBODY = 10,
+	STATE_SLOTS = 11,
 };
 
 /* Slots of the array "counts": everything that was lost, refused or passed on, by reason. */
@@ -91,6 +94,19 @@ struct wait {
 	u32 policy;
 	u32 syscall;
 	char comm[16];
+};
+
+/* What is being made to show more: value of "growing", keyed by thread id; found when the call begins
+ * (agent/active_restore/ebpf/mappings.py). The mapping shows length bytes from offset on, at address. ino is 0 where it has no file. */
+struct growing {
+	u64 ino;
+	u32 generation;
+	u32 device;
+	u64 offset;
+	u64 length;
+	u64 flags;
+	u64 address;
+	u64 superblock;
 };
 
 /* What the agent orders for one wait: value of "orders", keyed by thread id. Written by the agent only.

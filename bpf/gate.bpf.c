@@ -13,6 +13,7 @@
 #define MAX_WAITERS 16384
 #define MAX_POLICIES 1024
 #define MAX_RANGED 32768
+#define MAX_MAPPERS 65536
 
 BPF_F_TABLE("hash", u64, struct gate_word, gate, GATE_WORDS, BPF_F_NO_PREALLOC);
 #if RANGES
@@ -21,6 +22,10 @@ BPF_F_TABLE("array", int, u64, page_words, 1, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
 BPF_F_TABLE("hash_of_maps$page_words", u64, int, presence, MAX_RANGED, BPF_F_NO_PREALLOC);
 /* When the agent was last asked to fill a file for somebody who cannot be held. */
 BPF_F_TABLE("lru_hash", u64, u64, asked, 1024, 0);
+/* The address spaces that may have a mapping of a part of a file by range (and others, once such a one has ended). */
+BPF_F_TABLE("hash", u64, u32, mappers, MAX_MAPPERS, BPF_F_NO_PREALLOC);
+/* Written by the programs of agent/active_restore/ebpf/growing.py. */
+BPF_F_TABLE("hash", u32, struct growing, growing, MAX_WAITERS, 0);
 #endif
 /* Preallocated: entering a wait must not depend on free memory. */
 BPF_F_TABLE("hash", u32, struct wait, waiters, MAX_WAITERS, 0);
@@ -43,6 +48,10 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define EAGAIN 11
 #define ENOMEM 12
 #define EACCES 13
+#define MREMAP_MAYMOVE 1
+#define MREMAP_FIXED 2
+#define VM_SHARED_WRITABLE 0x28 /* VM_SHARED | VM_MAYWRITE */
+#define ADDRESS_MASK (~0ULL >> 8) /* without the tag of a pointer */
 #define ENOSPC 28
 #define ETIMEDOUT 110
 #define ECANCELED 125
@@ -178,6 +187,12 @@ static __always_inline bool handles_sigcont(struct task_struct *task)
 	return (unsigned long)task->sighand->sigcont_handler > SIG_IGN;
 }
 
+/* Of a file that is open already. */
+static __always_inline bool is_access(u32 hook)
+{
+	return hook == HOOK_PERMISSION || hook == HOOK_MMAP || hook == HOOK_GROW;
+}
+
 /* Why this thread cannot be held by a restarted call: 0 or the slot in counts. */
 static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs *regs, u32 hook, bool is_waiter)
 {
@@ -196,8 +211,10 @@ static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs 
 		return COUNT_ODD_SYSCALL;
 	if (hook == HOOK_MMAP && !is_mapping(nr, compat))
 		return COUNT_ODD_SYSCALL;
+	if (hook == HOOK_GROW && growth_of(nr, compat) == GROWTH_ODD)
+		return COUNT_ODD_SYSCALL;
 	/* The guard does not see who reads, writes or maps: see must_stop. */
-	if (hook == HOOK_PERMISSION || hook == HOOK_MMAP)
+	if (is_access(hook))
 		return 0;
 	/* The agent itself traces threads that it parks. */
 	if (task->ptrace && !is_waiter)
@@ -212,7 +229,7 @@ static __always_inline u32 find_oddity(struct task_struct *task, struct pt_regs 
  * handler would run for every SIGCONT. One stop and one SIGCONT are what any process may see. */
 static __always_inline bool must_stop(struct task_struct *task, u32 hook, bool is_waiter)
 {
-	if (hook != HOOK_PERMISSION && hook != HOOK_MMAP)
+	if (!is_access(hook))
 		return false;
 	return handles_sigcont(task) || (task->ptrace && !is_waiter);
 }
@@ -416,7 +433,7 @@ static __always_inline int hold(struct access *access)
 	       wait->position == access->position && wait->intent == access->intent;
 	oddity = find_oddity(task, regs, access->hook, same);
 #if RANGES
-	if (oddity && (access->hook == HOOK_PERMISSION || access->hook == HOOK_MMAP))
+	if (oddity && is_access(access->hook))
 		ask(access);
 #endif
 	if (oddity)
@@ -508,6 +525,9 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 
 	waiters.delete(&tid);
 	orders.delete(&tid);
+#if RANGES
+	growing.delete(&tid);
+#endif
 	guard = state.lookup(&slot);
 	if (guard && *guard == id >> 32 && task->signal->live == 0)
 		*guard = 0;
@@ -525,7 +545,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 
 #if RANGES
 
-/* Whether nothing stands in the way of this access. */
+/* Whether nothing stands in the way of this access. A mapping of more than can be looked at is one of the whole file. */
 static __always_inline bool passes(struct access *access)
 {
 	void *words = presence.lookup(&access->ino);
@@ -540,6 +560,10 @@ static __always_inline bool passes(struct access *access)
 	last = access->length == UNKNOWN ? pages : (access->position + access->length + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT;
 	if (last > pages)
 		last = pages;
+	if (first < last && last - first > MAX_JUDGED_PAGES) {
+		access->length = UNKNOWN;
+		return false;
+	}
 	return first >= last || is_present(words, first, last);
 }
 
@@ -686,8 +710,42 @@ LSM_PROBE(file_permission, struct file *file, int mask, int ret)
 	return hold_range(&access);
 }
 
+static __always_inline u64 address_space(struct task_struct *task)
+{
+	u64 mm = 0;
+
+	bpf_probe_read_kernel(&mm, sizeof(mm), &task->mm);
+	return mm;
+}
+
+/* Whether this address space is watched when its mappings are made to show more. */
+static __always_inline bool note_mapper(u64 mm)
+{
+	u32 one = 1;
+
+	return mm && !mappers.update(&mm, &one);
+}
+
+/* A child has its parent's mappings. These were noted before they were made, so a fork meanwhile is no gap. */
+RAW_TRACEPOINT_PROBE(sched_process_fork)
+{
+	u64 parent = address_space((struct task_struct *)ctx->args[0]);
+	int slot = STATE_EVERYBODY;
+	u64 *everybody;
+
+	if (!mappers.lookup(&parent) || note_mapper(address_space((struct task_struct *)ctx->args[1])))
+		return 0;
+	everybody = state.lookup(&slot);
+	if (everybody)
+		*everybody = 1;
+	return 0;
+}
+
 LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags, int ret)
 {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs((void *)task);
+	u64 windows = read_state(STATE_WINDOWS);
 	struct access access = {};
 	struct inode *inode = 0;
 	u32 mode = 0;
@@ -703,12 +761,76 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	/* mprotect(2) asks nobody: who may write at all may do so later. */
 	access.intent = (flags & MAP_KINDS) != MAP_PRIVATE && mode & FMODE_WRITE ? INTENT_MAP : INTENT_READ;
 	access.hook = HOOK_MMAP;
-	/* All that it may ever show: no hook sees mremap(2), which makes it longer, and remap_file_pages(2), which moves one that is
+	/* Of remap_file_pages(2) only newer kernels ask here, all at mmap_addr. */
+	if (windows && growth_of(CALL_NUMBER(regs), IS_COMPAT(regs)) == GROWTH_REMAP)
+		return 0;
+	if (decode_range(&access, file, false) && windows && note_mapper(address_space(task)))
+		return hold_range(&access);
+	/* All that it may ever show: nobody sees mremap(2), which makes it longer, and remap_file_pages(2), which moves one that is
 	 * shared and writable to any place of the file. */
-	if (decode_range(&access, file, false))
+	if (access.length != UNKNOWN)
 		access.length = TO_THE_END;
 	if (access.intent == INTENT_MAP)
 		access.position = 0;
+	return hold_range(&access);
+}
+
+/* What this call makes a mapping show; of 32-bit calls that is not known. */
+static __always_inline void decode_growth(struct access *access, struct growing *growing, struct pt_regs *regs, u32 growth)
+{
+	access->length = UNKNOWN;
+	if (growth == GROWTH_REMAP) {
+		access->position = CALL_ARG3(regs) << PAGE_SHIFT;
+		access->length = CALL_ARG1(regs);
+	} else if (growth == GROWTH_MREMAP) {
+		access->position = growing->offset + ((CALL_ARG0(regs) & ADDRESS_MASK) - growing->address);
+		access->length = CALL_ARG2(regs);
+	}
+}
+
+/* Asked for the address of whatever is mapped or grows, with the lock of the address space held: the call has changed nothing yet,
+ * but what MREMAP_FIXED was to replace is gone. Not recognised: a mapping that another thread replaces while the call begins. */
+LSM_PROBE(mmap_addr, unsigned long addr, int ret)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs((void *)task);
+	u64 mm = address_space(task);
+	u32 tid = bpf_get_current_pid_tgid(), growth;
+	struct access access = {};
+	struct growing *found;
+	bool may_wait = true;
+
+	if (ret)
+		return ret;
+	if (!read_state(STATE_WINDOWS) || task->flags & PF_WORKERS || !(mappers.lookup(&mm) || read_state(STATE_EVERYBODY)))
+		return 0;
+	growth = growth_of(CALL_NUMBER(regs), IS_COMPAT(regs));
+	if (!growth)
+		return 0;
+	if (growth == GROWTH_MREMAP) {
+		/* Made shorter or just moved it shows nothing new; the old length is 0 where it is doubled. */
+		if (CALL_ARG1(regs) && CALL_ARG2(regs) <= CALL_ARG1(regs))
+			return 0;
+		/* Where it may not move the kernel takes any error for one address less. */
+		may_wait = CALL_ARG3(regs) & MREMAP_MAYMOVE && !(CALL_ARG3(regs) & MREMAP_FIXED);
+	}
+	found = growing.lookup(&tid);
+	if (!found)
+		/* Somebody else held the lock when the call began. */
+		return interrupt(task, HOLD_SPIN) ? -EAGAIN : -ERESTARTNOINTR;
+	if (!found->ino || found->device != TARGET_DEV || !is_ranged(found->ino))
+		return 0;
+	access.ino = found->ino;
+	access.generation = found->generation;
+	access.sb = (struct super_block *)found->superblock;
+	access.intent = (found->flags & VM_SHARED_WRITABLE) == VM_SHARED_WRITABLE ? INTENT_MAP : INTENT_READ;
+	access.hook = HOOK_GROW;
+	decode_growth(&access, found, regs, growth);
+	if (!may_wait && is_target(access.sb) && !passes(&access)) {
+		count(COUNT_TRY_AGAIN);
+		ask(&access);
+		return CALL_ARG3(regs) & MREMAP_FIXED ? -EAGAIN : -ENOMEM;
+	}
 	return hold_range(&access);
 }
 

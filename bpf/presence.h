@@ -13,6 +13,7 @@
 #define GROUP_PAGES (1ULL << GROUP_SHIFT)
 #define GROUP_WORDS (GROUP_PAGES / 64)
 #define MAX_SUMMARY_WORDS 34 /* one read or write moves less than 2 GiB */
+#define MAX_JUDGED_PAGES (32ULL * 64 * GROUP_PAGES)
 
 /* Whether all bits from first to end are set, counted from the word ``base`` on; never where that are more than ``most`` words. */
 static __always_inline bool all_set(void *words, u64 base, u64 first, u64 end, const int most)

@@ -109,6 +109,7 @@ def test_what_is_mapped_may_grow(rig: Rig, target: Path) -> None:
     pins = bpffs.windows(json.loads(job.read_text())["restore_id"])
     assert pins.is_dir() != is_btrfs
     assert ("mappings by their part" in rig.run("status", target).stdout) != is_btrfs
+    assert ("who makes a mapping show more" in rig.run("doctor", target).stdout) != is_btrfs
     rig.finish(command, target)
     rig.assert_clean(target)
     assert not pins.exists()

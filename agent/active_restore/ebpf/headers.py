@@ -65,6 +65,7 @@ _SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
         ("signal", "signal"),
         ("sighand", "sighand"),
         ("files", "files"),
+        ("mm", "mm"),
         ("blocked_signals", "blocked.sig"),
         ("pending_signals", "pending.signal.sig"),
     ),

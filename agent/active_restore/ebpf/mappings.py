@@ -1,6 +1,6 @@
 """Programs that look at a mapping of the task that makes a system call: of which file it is, and which part of it shows.
 
-Base of ``growth``. Registers 6 to 9 are the programs', 0 to 5 are lost at every call of a helper.
+Base of ``growth`` and ``growing``. Registers 6 to 9 are the programs', 0 to 5 are lost at every call of a helper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FOUND = struct.Struct("=7Q")
 """What ``MappingWriter.find`` tells: inode number (0: none), its generation and above that its device (kernel encoding), where
 in the file the mapping begins, its length, its flags, its address, and the superblock's."""
-LOOKUP, UPDATE, PID, TASK, READ = 1, 2, 14, 35, 113
+LOOKUP, UPDATE, DELETE, PID, TASK, READ = 1, 2, 3, 14, 35, 113
 """Numbers of helpers."""
 _TASK_BTF, _FIND_VMA = 158, 180
 _EBUSY = -16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from active_restore.config import NO_POLICY, Policy
 
@@ -26,6 +26,13 @@ class Territory:
     run_dir: str
     rows: int
     policy: Policy = NO_POLICY
+
+
+class Beside(NamedTuple):
+    """A fanotify guard on the same file system: the process that holds it, or 0, and its passage."""
+
+    pid: int
+    passage: int
 
 
 class Interceptor(Protocol):

@@ -13,7 +13,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from active_restore.errors import CapabilityMissing, TargetError
-from active_restore.intercept.bpf_lsm import FIRST_TICKET, Beside, BpfInterceptor
+from active_restore.intercept.base import Beside
+from active_restore.intercept.bpf_lsm import FIRST_TICKET, BpfInterceptor
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux import bpffs
 
@@ -63,8 +64,8 @@ class GuardedBpfInterceptor:
 
     @property
     def windows(self) -> bool:
-        """Where the guard sees ranges."""
-        return self._guard.windows
+        """Those of whoever holds accesses to ranges."""
+        return self._guard.windows if self._guard.ranges or self._bpf is None else self._bpf.windows
 
     def hold_ranges(self, files: Sequence[Ranged]) -> list[tuple[memoryview, bool]]:
         """The guard judges who opens them; their accesses are held by whoever sees ranges."""

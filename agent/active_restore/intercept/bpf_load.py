@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from active_restore.ebpf import program
+from active_restore.ebpf import growing, program
+from active_restore.errors import CapabilityMissing
 from active_restore.intercept.gates import gate_words
 from active_restore.intercept.pins import Pins, place_of
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
+
+_log = logging.getLogger(__name__)
 
 
 def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -> None:
@@ -27,6 +31,12 @@ def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -
     with contextlib.closing(Pins(path)) as loaded:
         for slot, value in place.items():
             loaded.set_state(slot, value)
+        if by_range:
+            try:
+                growing.load(path)
+                loaded.set_state("STATE_WINDOWS", 1)
+            except (CapabilityMissing, OSError) as error:
+                _log.info("mappings wait to the end of their file: %s", error)
 
 
 def headers(territory: Territory) -> Path:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from active_restore.config import Hold
-    from active_restore.intercept.base import Territory
+    from active_restore.intercept.base import Beside, Territory
 
 FIRST_TICKET = 1 << 62  # Tickets of the guard beside us are numbers of events and keepers.
 _BEAT_SECONDS = 0.5
@@ -44,13 +44,6 @@ _BUSY_SECONDS = 0.005
 _LONGEST_WITHOUT_SWEEP = 5.0
 _POLL_MS = 100
 _RING_PAGES = 64
-
-
-class Beside(NamedTuple):
-    """A fanotify guard on the same file system: the process that holds it, or 0, and its passage."""
-
-    pid: int
-    passage: int
 
 
 class BpfInterceptor:
@@ -65,7 +58,6 @@ class BpfInterceptor:
     reason = ""
     serve_threads = 4
     needs_inode_numbers = True
-    windows = False
 
     def __init__(
         self,
@@ -77,6 +69,7 @@ class BpfInterceptor:
     ) -> None:
         self.by_range = by_range
         self._ranged = RangedInodes(None)
+        self.windows = False
         self._ring_pages = ring_pages
         self._hold = hold
         self._beside = beside
@@ -135,6 +128,7 @@ class BpfInterceptor:
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(self._rows_path())
         self._ranged = RangedInodes.pinned(path)
+        self.windows = bool(self._pins.state("STATE_WINDOWS"))
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
         self._holder = Holder(self._lock, self._passes, self._lost, self._forget, self._waiters.order_stop)

@@ -42,7 +42,7 @@ UNREADABLE = -1
 
 
 class Guard:
-    """Reads ``group``. ``forward`` gets every fault, ``on_burst`` is called at each ``BURST``-th that passes; neither may block."""
+    """Reads ``group``. ``forward`` gets every fault, ``on_burst`` is called at every ``BURST`` that pass; neither may block."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from tests.kernel.tasks import Task, python, read, run
 from tests.ranges import test_fsx as fsx
 from tests.ranges import test_mappings as mappings
 from tests.ranges.elsewhere import begin_elsewhere
-from tests.ranges.maps import WAYS
+from tests.ranges.maps import PAGE, START, WAYS
 from tests.ranges.readers import READERS
 from tests.vm.inside.territory import Child, state_of, until
 
@@ -29,6 +29,8 @@ SPANS = ((SIZE // 2 - 3000, 100_000), (0, 10), (SIZE - 5000, 5000))
 _WHOLE = ("aio", "io_uring", "worker of io_uring", "thread of io_uring")
 _BY_RANGE = [how for how in READERS if how not in _WHOLE]
 _MAPS = {f"map {how}": how for how in WAYS}
+# The call cannot wait.
+_NOW_OR_NEVER = ("in place", "moved")
 _PATIENT = """
 def again(read):
     while True:
@@ -37,6 +39,7 @@ def again(read):
         except BlockingIOError:
             os.sched_yield()
 """
+_RINGS = {"ring": "inline", "ring worker": "worker", "ring thread": "sqpoll", "ring writes": "inline"}
 _OTHERS = (
     "strace",
     "handler",
@@ -46,10 +49,11 @@ _OTHERS = (
     "store",
     "truncate",
     "late",
-    "ring",
+    *_RINGS,
     "program",
     "handler later",
     "traced later",
+    "window",
 )
 
 
@@ -86,7 +90,10 @@ def _readers(target: Path, models: dict[str, bytearray]) -> None:
 def _mappings(target: Path, models: dict[str, bytearray]) -> None:
     for name, how in _MAPS.items():
         mappings.assert_shown(mappings.shown(how, target / name), bytes(models[name]), how)
-        assert marked(target / name)
+        if how in _NOW_OR_NEVER:
+            until(lambda name=name: not marked(target / name), "the file is finished, as was asked")  # type: ignore[misc]
+        else:
+            assert marked(target / name)
 
 
 def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
@@ -115,13 +122,19 @@ def _odd_tasks(target: Path, models: dict[str, bytearray]) -> None:
             tracer.finish()
     models["traced later"][2_000_000:2_000_001] = b"x"
     assert all(marked(target / name) for name in ("handler later", "traced later"))
-    # Who makes a ring after it has opened the file is told to try again, and finds the whole file then.
-    before, _, read = READERS["io_uring"].rpartition("say")
-    assert read == "(rings.Ring('inline').read(os.open(p, os.O_RDONLY), length, start))"
-    code = f"{_PATIENT}{before}fd = os.open(p, os.O_RDONLY)\nring = rings.Ring('inline')\n"
-    out = python(code + "say(again(lambda: ring.read(fd, length, start)))", target / "ring", "1000000", "5000")
-    assert out.decode().strip() == hashlib.sha256(models["ring"][1_000_000:1_005_000]).hexdigest()
-    until(lambda: not marked(target / "ring"), "the file is finished, which was read as soon as it was complete")
+
+
+def _late_rings(target: Path, models: dict[str, bytearray]) -> None:
+    """Who makes a ring after it has opened the file is told to try again until all of it is there, whoever reads."""
+    before = READERS["io_uring"].partition("say(rings")[0]
+    for name, way in _RINGS.items():
+        code = f"{_PATIENT}{before}fd = os.open(p, os.O_RDWR)\nring = rings.Ring('{way}')\n"
+        if name == "ring writes":
+            code += "assert again(lambda: ring.write(fd, b'n' * length, start)) == length\n"
+            models[name][1_000_000:1_005_000] = b"n" * 5000
+        out = python(f"{code}say(again(lambda: ring.read(fd, length, start)))", target / name, "1000000", "5000")
+        assert out.decode().strip() == hashlib.sha256(models[name][1_000_000:1_005_000]).hexdigest(), name
+        until(lambda name=name: not marked(target / name), "it is finished, which is read once it is complete")  # type: ignore[misc]
 
 
 def _writers(target: Path, models: dict[str, bytearray]) -> None:
@@ -145,20 +158,27 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     with rig.control(target) as client:
         client.pause()
         ranges = client.status().ranges
-    assert (ranges.mechanism, ranges.files) == ("BPF programs", len(models) + 1)
+    assert (ranges.mechanism, ranges.files, ranges.windows) == ("BPF programs", len(models) + 1, True)
     big = target / "big"
     _readers(big, models)
     _mappings(big, models)
     _odd_tasks(big, models)
+    _late_rings(big, models)
     _writers(big, models)
+    growing = Task(sys.executable, "-S", "-E", str(mappings.MAPS), "private", big / "window", "wait")
+    assert growing.line().decode().strip() == hashlib.sha256(models["window"][START:][:PAGE]).hexdigest(), growing.finish()
     command.kill()
     # What is there is read while nobody lives; who wants more is stopped, and served by the next agent.
+    growing.say(b"\n")
     assert python("print(os.pread(os.open(sys.argv[1], 0), 4, 1_000_001))", big / "write") == b"b'mine'\n"
     late = Child(sys.executable, "-I", "-c", f"import os; print(os.pread(os.open('{big}/late', 0), 4, 2_000_000).hex())")
     until(lambda: state_of(late.pid) == "T", "stop, once the agent's heartbeat is old")
     command = rig.resume(target)
     with rig.control(target) as client:
         client.pause()
+    with growing:
+        mappings.assert_shown([growing.output().decode().split()], bytes(models["window"]), "private")
+    assert marked(big / "window")
     assert late.finish().strip() == models["late"][2_000_000:2_000_004].hex()
     assert marked(big / "late")
     assert marked(big / "write")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from active_restore.ebpf import abi, program
+from active_restore.ebpf import abi, growing, program
 from active_restore.ebpf.ring import Ring
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates
@@ -43,6 +43,7 @@ class RangeGate:
         }
         pins = directory(restore_id_of(root))
         program.load("gate", program.header_tree(run_dir), pins, defines)
+        growing.load(pins)
         self._pins = Pins(pins)
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
@@ -56,10 +57,16 @@ class RangeGate:
         assert held is not None
         self.presence = Presence(held[0], SIZE)
         self._ranged = ranged
+        self.huge = root / "lower" / "huge"
+        self.huge.touch()
+        os.truncate(self.huge, 3 << 30)
+        self._huge_inode = self.huge.stat().st_ino
+        assert ranged.hold(self._huge_inode, 3 << 30)
         # Whoever opens it is somebody else's business.
         self._pins.set_state("STATE_GUARD", os.getpid())
         self._gates = Gates(self._pins.maps["gate"], _BITS)
         self._gates.by_range(self.inode)
+        self._gates.by_range(self._huge_inode)
         self.waits: list[Wait] = []
         self._ending = False
         self._thread = threading.Thread(target=self._serve)
@@ -75,6 +82,9 @@ class RangeGate:
                 self._waiters.forget(*wait.key)
 
     def _fill(self, wait: Wait) -> None:
+        if wait.inode == self._huge_inode:
+            self._gates.open(wait.inode, Gate.ALL)
+            return
         if wait.intent is not Intent.READ:
             self.presence.touch()
         if wait.intent in (Intent.WHOLE, Intent.TRUNCATE):
@@ -82,8 +92,9 @@ class RangeGate:
         first, last = (0, self.presence.pages) if wait.range is None else self.presence.clip(*wait.range)
         self.presence.add(first, min(last, self.presence.pages))
 
-    def forget(self) -> None:
-        """Nothing of the file is there any more."""
+    def forget(self, *, windows: bool = False) -> None:
+        """Nothing of the file is there any more. ``windows``: whether a mapping waits just for what it shows."""
+        self._pins.set_state("STATE_WINDOWS", windows)
         self.waits.clear()
         self.presence.forget()
         self.presence.describe()
@@ -111,6 +122,13 @@ def module_gate(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def gate(module_gate: RangeGate) -> RangeGate:
     """A file of which nothing is there."""
     module_gate.forget()
+    return module_gate
+
+
+@pytest.fixture
+def window_gate(module_gate: RangeGate) -> RangeGate:
+    """The same; mappings wait for their part, as long as they do not grow."""
+    module_gate.forget(windows=True)
     return module_gate
 
 
@@ -148,7 +166,7 @@ ro, true = os.open(sys.argv[1], os.O_RDONLY), os.open("/bin/true", os.O_RDONLY)
 """
 
 
-_SAMPLED = ("pread", "mmap", "shared mmap", "pwrite", "copy_file_range to it")
+_SAMPLED = ("pread", "mmap", "shared mmap", "pwrite", "copy_file_range to it", "grown", "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +179,93 @@ def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[
     waits = {(wait.intent, wait.range) for wait in gate.waits}
     assert waits in [{(intent, span)} for intent in (intents if isinstance(intents, set) else {intents})]
     os.truncate(gate.file, SIZE)
+
+
+# What a mapping shows, and what it shows next. Most may wait; where the kernel would take no error for an order to do it again,
+# the call fails until the file is there, which is asked for at once.
+_WINDOWS = {
+    "read only": ("mmap.mmap(ro, 8192, prot=mmap.PROT_READ, offset=1 << 20)", {(Intent.READ, (MIB, 8192))}),
+    "private": ("mmap.mmap(fd, 8192, mmap.MAP_PRIVATE, offset=1 << 20)", {(Intent.READ, (MIB, 8192))}),
+    "shared": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", {(Intent.MAP, (MIB, 8192))}),
+    "grown": (
+        "maps.grown(ro, 1 << 20, 20480, mmap.MAP_SHARED)",
+        {(Intent.READ, (MIB, 4096)), (Intent.READ, (MIB, 20480))},
+    ),
+    "written and grown": (
+        "maps.grown(fd, 1 << 20, 20480, mmap.MAP_SHARED)",
+        {(Intent.MAP, (MIB, 4096)), (Intent.MAP, (MIB, 20480))},
+    ),
+    "doubled": (
+        "maps.doubled(ro, 1 << 20, 20480, mmap.MAP_SHARED)",
+        {(Intent.READ, (MIB, 4096)), (Intent.READ, (MIB, 20480))},
+    ),
+    "the end of it": (
+        "a = libc.mmap(None, 8192, 1, 1, ro, 1 << 20)\nassert libc.mremap(a + 4096, 4096, 20480, 1, None) > 0",
+        {(Intent.READ, (MIB, 8192)), (Intent.READ, (MIB + 4096, 20480))},
+    ),
+    "by a child": (
+        "a = libc.mmap(None, 4096, 1, 2, ro, 1 << 20)\npid = os.fork()\n"
+        "if pid: sys.exit(os.waitpid(pid, 0)[1])\nassert libc.mremap(a, 4096, 20480, 1, None) > 0",
+        {(Intent.READ, (MIB, 4096)), (Intent.READ, (MIB, 20480))},
+    ),
+    "elsewhere": (
+        "with maps.elsewhere(fd, 1 << 20, 7 << 20) as view: assert len(view) == 4096",
+        {(Intent.MAP, (MIB, 4096)), (Intent.MAP, (7 * MIB, 4096))},
+    ),
+    "in place": (
+        "room = libc.mmap(None, 1 << 20, 0, 0x22, -1, 0)\nlibc.munmap(room, 1 << 20)\n"
+        "a = libc.mmap(room, 4096, 1, 1, ro, 1 << 20)\nprint(maps._patiently(a, 4096, 20480, 0, None) == a)",
+        {(Intent.READ, (MIB, 4096)), (Intent.WHOLE, None)},
+    ),
+    "to a place": (
+        "room = libc.mmap(None, 1 << 20, 0, 0x22, -1, 0)\na = libc.mmap(None, 4096, 1, 1, ro, 1 << 20)\n"
+        "maps._patiently(a, 4096, 20480, 3, room)",
+        {(Intent.READ, (MIB, 4096)), (Intent.WHOLE, None)},
+    ),
+    "by a 32-bit call": (
+        "a = libc.mmap(None, 4096, 1, 0x41, ro, 1 << 20)\n"
+        "while (b := int80(163, a, 4096, 20480, 1, 0)) in (-11, -12): os.sched_yield()\nassert b > 0 or b < -4096",
+        {(Intent.READ, (MIB, 4096)), (Intent.WHOLE, None)},
+    ),
+    "made shorter, and moved": (
+        "a = libc.mmap(None, 8192, 1, 2, ro, 1 << 20)\nassert libc.mremap(a, 8192, 4096, 1, None) == a\n"
+        "assert libc.mremap(a, 4096, 4096, 3, libc.mmap(None, 4096, 0, 0x22, -1, 0)) > 0",
+        {(Intent.READ, (MIB, 8192))},
+    ),
+    "something else grows": (
+        "m = mmap.mmap(ro, 4096, prot=mmap.PROT_READ, offset=1 << 20)\na = libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
+        "for _ in range(1000): a = libc.mremap(a, 4096, 1 << 20, 1, None); libc.mremap(a, 1 << 20, 4096, 1, None)",
+        {(Intent.READ, (MIB, 4096))},
+    ),
+}
+_GROWING = f"""{_CODE}
+import ctypes, maps
+from maps import libc
+# push rbx; eax = 1st, ebx = 2nd, ecx = 3rd, edx = 4th, esi = 5th, edi = 6th; int 0x80; pop rbx; ret
+_call = mmap.mmap(-1, 4096, prot=7)
+_call.write(bytes.fromhex("53 89f8 89f3 87d1 4489c6 4489cf cd80 5b c3"))
+int80 = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint] * 6)(ctypes.addressof(ctypes.c_char.from_buffer(_call)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "waits"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.ci("6.12")] if name in _SAMPLED else [])
+        for name, case in _WINDOWS.items()
+    ],
+)
+def test_window(window_gate: RangeGate, disk: Path, call: str, waits: set[tuple[Intent, tuple[int, int] | None]]) -> None:
+    environment = "os.environ['ACTIVE_RESTORE_TEST_INTERCEPTORS'] = 'bpf'"
+    code = f"import os\n{environment}\n{_GROWING}\n{call}\nprint('done')"
+    assert python(code, window_gate.file, disk / "out").finish().endswith("done\n")
+    assert {(wait.intent, wait.range) for wait in window_gate.waits} == waits
+
+
+def test_more_than_can_be_looked_at_is_all(window_gate: RangeGate) -> None:
+    code = "import mmap, os, sys; mmap.mmap(os.open(sys.argv[1], 0), 5 << 29, prot=1, offset=1 << 28); print('done')"
+    assert python(code, window_gate.huge).finish() == "done\n"
+    assert {(wait.intent, wait.range) for wait in window_gate.waits} == {(Intent.WHOLE, None)}
 
 
 def test_hole_by_a_mapping(gate: RangeGate) -> None:

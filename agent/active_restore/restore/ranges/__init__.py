@@ -9,8 +9,9 @@ zeros, which are read again and harm nobody). So a page is written as a whole or
 have written to is never written to by us, and whatever makes holes of data (punching, truncating, reflinks) or could do
 things that nobody saw waits until the file is finished as a whole. A user's synced bytes are safe in every order of crashes.
 
-A mapping can be made to show more without anybody being asked (mremap(2)). Where somebody is told afterwards, it waits for what
-it shows, and its task is stopped when that is more than there is (``intercept.windows``); else for all that it may ever show.
+A mapping can be made to show more without fanotify being asked (mremap(2)). Where BPF holds that call, or somebody is told
+afterwards and stops the task when it shows more than there is (``intercept.windows``), it waits for what it shows; else for all
+that it may ever show.
 
 Not given: lseek(2) with SEEK_DATA shows missing pages as holes, and loop devices read past every hook. Files are by range
 only where the user names them.
