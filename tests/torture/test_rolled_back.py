@@ -119,6 +119,8 @@ def test_rolled_back_while_it_was_restored(held_rig: Rig, kind: str, how: str) -
         end(held_rig, command, how)
         disk.put_back()
         assert marked(target / fourth)
+        assert held_rig.run("verify", held_rig.source, target).returncode == 1
+        assert held_rig.run("status", target).returncode == 0
         again = held_rig.resume(target)
         for name in (first, third, fourth, "large", *rest[:4]):
             assert read(target / name) == (held_rig.tree / name).read_bytes(), name
