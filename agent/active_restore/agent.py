@@ -22,8 +22,9 @@ from active_restore.linux.bpffs import pins
 from active_restore.linux.notify import notify
 from active_restore.linux.process import allow_many_files
 from active_restore.marker import MARKER
+from active_restore.restore import epoch
 from active_restore.restore import target as targets
-from active_restore.restore.job import Job, load, load_from_target, only_agent, only_copy
+from active_restore.restore.job import Job, as_target_says, load, load_from_target, only_agent, only_copy
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.restore.rebuild import is_copied
@@ -131,13 +132,17 @@ def release(target: str) -> None:
 def _find_job(name: str, target: str, stack: contextlib.ExitStack) -> Job:
     """What the state says, else what the target does. ``stack`` holds what keeps copies of that target away."""
     try:
-        job = load(name)
+        job = as_target_says(load(name), target)
     except NotRunning:
         job = load_from_target(name, target)
         stack.enter_context(only_copy(job.restore_id))
         _refuse_shared(job, target)
     original = job.options.target
-    return job if original == target else _moved(job, original, target)
+    if original != target:
+        return _moved(job, original, target)
+    if epoch.is_copied(target):
+        raise _copied(target)
+    return job
 
 
 def _refuse_shared(job: Job, target: str) -> None:
@@ -161,8 +166,12 @@ def _moved(job: Job, original: str, target: str) -> Job:
     if pins(job.restore_id).is_dir():
         raise _shared(target, original)
     if is_copied(target, job.marker_prefix):
-        raise TargetError(f"placeholders in {target} are copies, which cannot be filled", "remove it, and restore again")
+        raise _copied(target)
     return dataclasses.replace(job, options=dataclasses.replace(job.options, target=target))
+
+
+def _copied(target: str) -> TargetError:
+    return TargetError(f"placeholders in {target} are copies, which cannot be filled", "remove it, and restore again")
 
 
 def _shared(target: str, other: str, else_: str = "") -> TargetError:

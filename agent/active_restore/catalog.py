@@ -4,7 +4,8 @@ Rows are numbered in the order of the snapshot's walk; a row is what a marker po
 disk and are read per file; memory holds one state byte a row (``restore.board``).
 
 Not kept here: whether a placeholder is still unrestored. The marker on the inode says that; a row that is SETTLED here
-while its marker is still there only needs the marker removed.
+while its marker is still there only needs the marker removed, unless the disk was put back to an older state: so each row
+knows the number under which it was settled, and the target the last such number (``restore.epoch``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from active_restore.errors import ActiveRestoreError
 from active_restore.model import FileRef, Node, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 _SCHEMA = """
@@ -32,7 +33,8 @@ CREATE TABLE IF NOT EXISTS node(row INTEGER PRIMARY KEY, node BLOB NOT NULL, kep
 CREATE TABLE IF NOT EXISTS file(
     row INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     content BLOB NOT NULL, handle BLOB NOT NULL, inode INTEGER NOT NULL, place INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS progress(row INTEGER PRIMARY KEY, state INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS progress(row INTEGER PRIMARY KEY, state INTEGER NOT NULL, epoch INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS note(name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS problem(path BLOB NOT NULL, errno INTEGER NOT NULL, detail TEXT NOT NULL);
 """
 
@@ -62,6 +64,13 @@ class FileRow(NamedTuple):
 RawFile = tuple[int, bytes, int, int, bytes, bytes]
 
 
+class Epoch(NamedTuple):
+    """How far a restore has come: ``life`` is a random word of the agent, ``number`` grows with what is settled."""
+
+    life: bytes
+    number: int
+
+
 class Totals(NamedTuple):
     """What there is to restore. ``bytes`` counts each inode once."""
 
@@ -81,9 +90,17 @@ class Catalog:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
+        self._epoch = Epoch(b"", 0)
+        self._tell: Callable[[Epoch], None] = _tell_nobody
         try:
             self._db = self._connect()
             self._db.executescript(_SCHEMA)
+            if "epoch" not in (column[1] for column in self._db.execute("PRAGMA table_info(progress)")):
+                # An earlier version began this restore.
+                self._db.execute("ALTER TABLE progress ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0")
+            notes = dict(self._db.execute("SELECT name,value FROM note"))
+            self._epoch = Epoch(notes.get("life", b""), notes.get("number", 0))
+            self.rebuilt = "rebuilt" in notes
         except sqlite3.DatabaseError as error:
             raise ActiveRestoreError(
                 f"the state {path} cannot be read ({error})",
@@ -132,6 +149,14 @@ class Catalog:
         with self._transaction() as db:
             for table in ("plan", "node", "file", "progress", "problem"):
                 db.execute(f"DELETE FROM {table}")
+            db.execute("DELETE FROM note WHERE name='rebuilt'")
+        self.rebuilt = False
+
+    def note_rebuilt(self) -> None:
+        """It was made of the markers that were left: rows that were settled by then are not here."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO note VALUES('rebuilt',1)")
+        self.rebuilt = True
 
     def add_nodes(self, nodes: Iterable[tuple[int, Node, bool]]) -> None:
         """Directories, and ``kept`` files that are in the target already: what needs its metadata at the end."""
@@ -231,9 +256,40 @@ class Catalog:
         states = (int(State.LAID), int(State.LAID), int(State.REFUSED))
         return [row for (row,) in self._reader().execute(query, (size, *states))]
 
-    def set_states(self, rows: Iterable[int], state: State) -> None:
-        """One durable transaction."""
-        # One statement for all: a statement each would take the interpreter from the threads that serve faults.
-        query = "INSERT OR REPLACE INTO progress SELECT value,? FROM json_each(?) ORDER BY value"
+    @property
+    def epoch(self) -> Epoch:
+        """The last one."""
+        return self._epoch
+
+    def begin_life(self, life: bytes, tell: Callable[[Epoch], None]) -> None:
+        """An agent begins to settle; ``tell`` hears of each epoch before the catalog knows what was settled under it."""
         with self._transaction() as db:
-            db.execute(query, (int(state), json.dumps(list(rows))))
+            self._epoch, self._tell = Epoch(life, self._epoch.number), tell
+            db.execute("INSERT OR REPLACE INTO note VALUES('life',?)", (life,))
+
+    def concluded_after(self, number: int) -> Iterator[tuple[int, bytes]]:
+        """(row, handle) of what was settled, or found deleted, under later numbers than this."""
+        query = "SELECT row,handle FROM progress JOIN file USING(row) WHERE epoch>? AND state IN (?,?)"
+        yield from self._reader().execute(query, (number, int(State.SETTLED), int(State.GONE)))
+
+    def take_back(self, rows: Iterable[int]) -> None:
+        """These are unrestored placeholders again."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM progress WHERE row IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
+
+    def set_states(self, rows: Iterable[int], state: State) -> None:
+        """One durable transaction. What is SETTLED is durable on the target by now."""
+        # One statement for all: a statement each would take the interpreter from the threads that serve faults.
+        query = "INSERT OR REPLACE INTO progress SELECT value,?,? FROM json_each(?) ORDER BY value"
+        with self._transaction() as db:
+            following = self._epoch._replace(number=self._epoch.number + 1)
+            if state == State.SETTLED:
+                # Others wait: that a file is gone, say, need not be durable yet, but what comes before the next number is.
+                self._tell(following)
+                self._epoch = following
+                db.execute("INSERT OR REPLACE INTO note VALUES('number',?)", (following.number,))
+            db.execute(query, (int(state), following.number, json.dumps(list(rows))))
+
+
+def _tell_nobody(_: Epoch) -> None:
+    """Before ``begin_life``."""

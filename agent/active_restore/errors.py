@@ -76,6 +76,10 @@ class TargetError(ActiveRestoreError):
     code = "target"
 
 
+class DiskFailed(TargetError):
+    """The disk of the target did not take what was written, or tells of earlier writes that it did not take."""
+
+
 class NoSpace(ActiveRestoreError):
     """The file system of the target has too little room."""
 

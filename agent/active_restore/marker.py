@@ -13,6 +13,8 @@ import msgpack
 MARKER = "trusted.active_restore"
 # Holds security.capability while a file is being filled: writing clears it, and the filler may be killed.
 SAVED_CAPABILITY = "trusted.active_restore_capability"
+# On the target's root: how far this disk has come, see ``restore.epoch``.
+EPOCH = "trusted.active_restore_epoch"
 # On a file by range that a task was allowed to write to: its times are the task's from then on.
 TOUCHED = "trusted.active_restore_touched"
 FORMAT = 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
 from active_restore.config import NO_POLICY
-from active_restore.errors import ActiveRestoreError, TargetError, UsageError
+from active_restore.errors import ActiveRestoreError, DiskFailed, TargetError, UsageError
 from active_restore.intercept.base import Territory
 from active_restore.intercept.choose import choose
 from active_restore.linux.files import sync_filesystem
@@ -80,6 +80,7 @@ class Run:
         self._threads: list[threading.Thread] = []
         self._problems = 0
         self._parted = False
+        self._certain = True
         self._order = array("I")
 
     def work(self) -> Done | None:
@@ -109,6 +110,7 @@ class Run:
                 interceptor.disarm()
                 interceptor = choose(job.options, job.restore_id)
             self._lay(laying, interceptor)
+            laying.begin_life()
             return interceptor
         if job.phase in ("lost", "forgotten"):
             laying.plan_again()
@@ -117,9 +119,18 @@ class Run:
             # The exit code is about the whole restore, not about what is left of it.
             self._report(problem)
         territory = self._territory()
-        if not interceptor.adopt(territory):
+        adopted = interceptor.adopt(territory)
+        if not adopted:
             interceptor.arm(territory)
+        moved = not (adopted and interceptor.unmoved)
+        self._certain = not moved or laying.is_certain()
+        if not self._certain:
+            laying.look_again()
+            self._job = laying.job
+        laying.begin_life()
+        if moved:
             interceptor.add(self._catalog.inodes())
+        if not adopted:
             interceptor.laid()
         return interceptor
 
@@ -182,7 +193,7 @@ class Run:
                 self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
             if isinstance(error, OSError):
                 hint = f"check that disk; then: active-restore resume {options.target}"
-                raise TargetError(f"the disk of {options.target} fails ({error.strerror})", hint) from error
+                raise DiskFailed(f"the disk of {options.target} fails ({error.strerror})", hint) from error
             raise
 
     def _go_on(self, laying: Laying, passage: int, interceptor: Interceptor, lane: PredictedLane) -> Done | None:
@@ -211,7 +222,8 @@ class Run:
             lane.give_head_start(self._source, self._job.options.head_start_s, self._stopping)
 
     def _open_shop(self, mount: int, interceptor: Interceptor) -> Workshop:
-        rows = Rows(interceptor.settled, interceptor.completed, interceptor.unfilled)
+        # Of another state of the disk nobody knows what was complete.
+        rows = Rows(interceptor.settled, interceptor.completed if self._certain else _none, interceptor.unfilled)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
         shop.board.rate_bytes_per_s = self._limits.now()
         return shop
@@ -264,7 +276,7 @@ class Run:
         left = sweep(shop)
         if any(shop.board.state[row] != State.REFUSED for row in left):
             self._part(lambda: interceptor.leave(shop.settler.doubtful), shop, demand)
-            raise ActiveRestoreError(
+            raise DiskFailed(
                 f"{len(left)} files could not be made durable ({getattr(shop.settler.failure, 'strerror', '?')})",
                 "check the target's disk; then: active-restore resume",
             )
@@ -367,6 +379,10 @@ class Run:
             return empty
         parts = Parts(self._shop, self._desk, self._demand, self._ranges, self._predicted, self._ticker)
         return filled_in(empty, parts, self._problems)
+
+
+def _none(_: Sequence[int]) -> Sequence[int]:
+    return ()
 
 
 def _serve(interceptor: Interceptor, demand: Demand, on_fault: Callable[[Fault], None]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from active_restore.errors import ContentError, TargetError
 from active_restore.linux.files import open_beneath
-from active_restore.marker import MARKER
+from active_restore.marker import EPOCH, MARKER
 from active_restore.model import FileRef, Kind, Node, Problem
 from active_restore.placeholder import STAGING_PREFIX
 
@@ -181,7 +181,7 @@ class Verifier:
     def _compare_xattrs(self, node: Node, fd: int) -> None:
         expected = {os.fsdecode(name): value for name, value in node.xattrs}
         here = f"/proc/self/fd/{fd}"
-        found = {name: os.getxattr(here, name) for name in os.listxattr(here) if name != MARKER}
+        found = {name: os.getxattr(here, name) for name in os.listxattr(here) if name not in (MARKER, EPOCH)}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name) and (name in expected or name not in _LOCAL_XATTRS):
                 self._tell(node.path, f"xattr {name}", _value(expected.get(name)), _value(found.get(name)))

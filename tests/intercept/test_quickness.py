@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.intercept.fanotify import FanotifyInterceptor
+from active_restore.marker import MARKER, marker_value
+from active_restore.model import Gate
 from tests.kernel.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -24,12 +27,12 @@ _AT_ONCE = 1 << 14
 
 
 @pytest.fixture
-def keeper(territory: Territory) -> Iterator[int]:
-    """The keeper's process id, of a file system that is guarded and laid."""
+def guarded(territory: Territory) -> Iterator[FanotifyInterceptor]:
+    """A file system that is guarded and laid."""
     interceptor = FanotifyInterceptor()
     interceptor.arm(territory)
     interceptor.laid()
-    yield interceptor.keeper_pid
+    yield interceptor
     interceptor.disarm()
 
 
@@ -42,22 +45,44 @@ def _keeps_awake(pid: int) -> bool:
     return "/dev/cpu_dma_latency" in found
 
 
-def test_processors_stay_awake_while_many_files_are_opened_first(territory: Territory, keeper: int) -> None:
-    """Each first open wakes the keeper, and then the task: on processors that sleep in between, most of the time is that."""
-    numbers = itertools.count()
-
+def _test_awake(keeper: int, names: Iterator[Path]) -> None:
     def open_some() -> bool:
-        for number in itertools.islice(numbers, 256):
-            Path(territory.root, f"new{number}").touch()
+        for path in itertools.islice(names, 256):
+            path.open().close()
         return _keeps_awake(keeper)
 
     assert not _keeps_awake(keeper)
+    wait_until(open_some, "the keeper keeps processors awake")
+    wait_until(lambda: not _keeps_awake(keeper), "and lets them sleep again when it is quiet")
+
+
+def test_processors_stay_awake_while_many_files_are_opened_first(territory: Territory, guarded: FanotifyInterceptor) -> None:
+    """Each first open wakes the keeper, and then the task: on processors that sleep in between, most of the time is that."""
+    directory = Path(territory.root, "new")
+    directory.mkdir()
+
+    def new_files() -> Iterator[Path]:
+        for number in itertools.count():
+            path = directory / str(number)
+            path.touch()
+            yield path
+
     try:
-        wait_until(open_some, "the keeper keeps processors awake")
-        wait_until(lambda: not _keeps_awake(keeper), "and lets them sleep again when it is quiet")
+        _test_awake(guarded.keeper_pid, new_files())
     finally:
-        for path in Path(territory.root).glob("new*"):
-            path.unlink()
+        shutil.rmtree(directory)
+
+
+def test_and_while_one_is_opened_often_that_is_not_settled(territory: Territory, guarded: FanotifyInterceptor) -> None:
+    path = Path(territory.root, "filled")
+    # Not opened before it has a marker, or the guard would not look at it again.
+    os.mknod(path)
+    os.setxattr(path, MARKER, marker_value(territory.marker_prefix, 1))
+    try:
+        guarded.release(1, Gate.READ, [])
+        _test_awake(guarded.keeper_pid, itertools.repeat(path))
+    finally:
+        path.unlink()
 
 
 def _table_of(pid: int | str) -> int:
@@ -66,8 +91,8 @@ def _table_of(pid: int | str) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("FDSize:")).split()[1])
 
 
-def test_keeper_has_room_for_many_events(keeper: int) -> None:
-    assert _table_of(keeper) >= _AT_ONCE
+def test_keeper_has_room_for_many_events(guarded: FanotifyInterceptor) -> None:
+    assert _table_of(guarded.keeper_pid) >= _AT_ONCE
 
 
 @pytest.mark.parametrize("limit", [_AT_ONCE, 512])

@@ -18,7 +18,7 @@ from active_restore.control.client import ControlClient
 from active_restore.control.registry import Known, directory_name
 from active_restore.ebpf import program
 from active_restore.linux import bpffs
-from active_restore.marker import MARKER
+from active_restore.marker import EPOCH, MARKER
 from active_restore.placeholder import STAGING_PREFIX
 from tests.cli.machine import ROOT, Command
 from tests.kernel.waiting import DEADLINE_S, wait_until
@@ -209,15 +209,15 @@ def traces(target: Path) -> list[str]:
     for folder, folders, files in os.walk(os.fsencode(target)):
         places.extend(os.path.join(folder, name) for name in folders + files)
     for place in places:
-        if os.path.basename(place).startswith(STAGING_PREFIX.encode()) or marked(place):
+        if os.path.basename(place).startswith(STAGING_PREFIX.encode()) or marked(place, MARKER, EPOCH):
             found.append(os.fsdecode(place))
     return found
 
 
-def marked(path: Path | bytes) -> bool:
-    """Whether our marker is on it."""
+def marked(path: Path | bytes, *names: str) -> bool:
+    """Whether our marker is on it (or one of these attributes)."""
     with contextlib.suppress(OSError):
-        return MARKER in os.listxattr(path, follow_symlinks=False)
+        return not {*(names or (MARKER,))}.isdisjoint(os.listxattr(path, follow_symlinks=False))
     return False
 
 

@@ -17,7 +17,11 @@ from active_restore.errors import NotRunning
 from active_restore.restore.job import lock_file
 from tests.cli.test_end_to_end import fill
 from tests.kernel.disks import mounted
+from tests.kernel.rig import marked
+from tests.kernel.tasks import read
 from tests.kernel.waiting import wait_until
+from tests.restore.agents import make
+from tests.torture.test_rolled_back import end, settled, undoable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -309,3 +313,20 @@ def test_only_root(held_rig: Rig) -> None:
     env = {**held_rig.env, "ACTIVE_RESTORE_CONFIG": "/nonexistent/agent.toml"}
     ended = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stderr.count("\n")) == (18, 2)
+
+
+def test_a_target_that_was_rolled_back(held_rig: Rig, init: Init) -> None:
+    """Before it is ready it knows what is a placeholder again."""
+    first, *_ = make(held_rig.tree)
+    with undoable(held_rig, "ext4") as disk:
+        command = held_rig.hold(disk.target)
+        disk.keep()
+        assert read(disk.target / first) == (held_rig.tree / first).read_bytes()
+        settled(disk.target / first)
+        end(held_rig, command, "all killed")
+        disk.put_back()
+        init.start()
+        init.until("READY")
+        assert marked(disk.target / first)
+        assert read(disk.target / first) == (held_rig.tree / first).read_bytes()
+        finish(held_rig, init, disk.target)

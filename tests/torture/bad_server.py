@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Fault = Callable[[BaseHTTPRequestHandler, Path], bool]
 
 _LONGEST_SILENCE_S = 60
+_SLOW_BYTES, _SLOW_PAUSE_S = 5000, 0.2
 
 
 class Badness:
@@ -97,6 +98,20 @@ def wrong() -> Badness:
         part = bytearray(_begin(request, path))
         part[::5000] = bytes(byte ^ 1 for byte in part[::5000])
         request.wfile.write(part)
+
+    return Badness(answer)
+
+
+def slow() -> Badness:
+    """All bytes, a few at a time."""
+    pause = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler, path: Path) -> None:
+        part = _begin(request, path)
+        with contextlib.suppress(OSError):
+            for start in range(0, len(part), _SLOW_BYTES):
+                request.wfile.write(part[start : start + _SLOW_BYTES])
+                pause.wait(_SLOW_PAUSE_S)
 
     return Badness(answer)
 

@@ -115,6 +115,22 @@ def test_server_that_says_nothing(rig: Rig, remote: Remote, ext4_target: Path) -
     assert command.end()[0] == 0
 
 
+def test_server_that_is_slow(rig: Rig, remote: Remote, ext4_target: Path) -> None:
+    """It takes a second and more for each file: who wants one waits just for that, visibly; nobody is refused."""
+    badness = remote.spoil(bad_server.slow())
+    command = rig.restore(ext4_target, "--limit", "1")
+    with Task("cat", ext4_target / "f15") as task:
+        task.held()
+        with rig.control(ext4_target) as client:
+            assert [wait.path for wait in client.status().waiting] == [b"f15"]
+        python("open(sys.argv[1], 'w').write('mine')", ext4_target / "new")
+        assert task.output() == remote.files["f15"]
+    badness.cure()
+    rig.finish(command, ext4_target)
+    for name, content in remote.files.items():
+        assert (ext4_target / name).read_bytes() == content
+
+
 def test_a_head_start_from_a_server_that_says_nothing(rig: Rig, remote: Remote, ext4_target: Path) -> None:
     """Files of a recorded order come before all is ready, but nobody waits for a source that does not answer."""
     order = rig.place / "order"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.tasks import Task, read, run
+from tests.kernel.tasks import Task, python, read, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
 from tests.restore.agents import kill, make
 
@@ -20,6 +20,35 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 _PROCESSES, _THREADS = 10, 500
+# Reads a file by an idmapped mount: open_tree(2) and mount_setattr(2), with the user namespace of a child.
+_MAPPED = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+made, over = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    os.close(over[1])
+    check(libc.unshare(0x10000000))
+    os.write(made[1], b'x')
+    os.read(over[0], 1)
+    os._exit(0)
+os.read(made[0], 1)
+for kind in ('uid_map', 'gid_map'):
+    open(f'/proc/{child}/{kind}', 'w').write('0 100000 65536')
+owners = os.open(f'/proc/{child}/ns/user', os.O_RDONLY)
+tree = check(libc.syscall(428, -100, os.fsencode(sys.argv[1]), 1 | os.O_CLOEXEC))
+check(libc.syscall(442, tree, b'', 0x1000, struct.pack('=QQQQ', 0x100000, 0, 0, owners), 32))
+os.close(over[1])
+os.waitpid(child, 0)
+fd = os.open(sys.argv[2], os.O_RDONLY, dir_fd=tree)
+assert os.fstat(fd).st_uid == 100000
+while part := os.read(fd, 65536):
+    os.write(1, part)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +148,18 @@ def test_loop_mount_of_a_placeholder(held_rig: Rig, ext4_target: Path) -> None:
 
 
 def test_bind_mount_in_a_container(held_rig: Rig, ext4_target: Path) -> None:
-    """What a container sees by a bind mount in a namespace of its own is held as well."""
-    first, *_ = make(held_rig.tree)
+    """What a container sees by a bind mount in a namespace of its own, also one with other owners, is held as well."""
+    first, second, third, *_ = make(held_rig.tree)
     command = held_rig.hold(ext4_target)
     place = held_rig.place / "inside"
     place.mkdir()
     script = 'mount --bind "$0" "$1" && exec cat "$1/$2"'
     assert run("unshare", "-m", "sh", "-c", script, ext4_target, place, first) == (held_rig.tree / first).read_bytes()
+    # Without privileges, and with owners that are others there: what Podman and systemd-nspawn do for users.
+    place.chmod(0o755)
+    ids = ("--user", "--map-root-user", "--mount")
+    assert run("unshare", *ids, "sh", "-c", script, ext4_target, place, second) == (held_rig.tree / second).read_bytes()
+    assert python(_MAPPED, ext4_target, third) == (held_rig.tree / third).read_bytes()
     held_rig.finish(command, ext4_target)
     held_rig.verify(ext4_target)
 

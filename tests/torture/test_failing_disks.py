@@ -18,7 +18,7 @@ from tests.kernel.disks import KINDS, unmount_for_good
 from tests.kernel.rig import marked
 from tests.kernel.tasks import Task, python, read
 from tests.kernel.waiting import wait_until
-from tests.restore.agents import make
+from tests.restore.agents import kill, make
 from tests.torture.power.lane import MKFS, SIZES
 from tests.torture.power.recorder import Recorder
 from tests.torture.power.server import BAD, FAIL_BAD, FAIL_FLUSHES, FAIL_FULL, FAIL_WRITES
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.cli.machine import Command
     from tests.kernel.rig import Rig
 
 _SIZE = 60_000
@@ -42,6 +43,14 @@ try:
     print(0)
 except OSError as error:
     print(error.errno)
+"""
+
+
+# sync_file_range(2), which tells of a failure, and leaves it to be told to whoever syncs the file system.
+_WRITES_BACK = """
+import ctypes
+fd = os.open(sys.argv[1], os.O_RDWR)
+print(ctypes.CDLL(None).sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), 7))
 """
 
 
@@ -125,6 +134,19 @@ def go_on(rig: Rig, disk: Ailing, *, mounted: bool) -> None:
     rig.verify(disk.target)
 
 
+def finish_in_two(rig: Rig, command: Command, target: Path) -> None:
+    """To the good end, also where it hears of an old error meanwhile and begins once more, with the limit that it was given."""
+
+    def over() -> bool:
+        with contextlib.suppress(ActiveRestoreError, OSError):
+            rig.hurry(target)
+        return command.ended()
+
+    wait_until(over, "it ends")
+    code, said = command.end()
+    assert code == 0, said
+
+
 @pytest.mark.parametrize(("fault", "mounted"), [(FAIL_BAD, False), (FAIL_FULL, True)], ids=["EIO", "ENOSPC"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_that_the_background_cannot_write(rig: Rig, kind: str, fault: int, *, mounted: bool) -> None:
@@ -182,16 +204,34 @@ def test_blocks_of_a_file_by_range(held_rig: Rig, *, dropped: bool) -> None:
         code, said = command.end()
         assert code not in (0, 3, 130), said
         expect_one_line(said)
-        # Else the kernel does that in its own time, and may tell the next agent of it, who would have to end as well.
-        subprocess.run(["sync", "-f", disk.target], check=False)
         if dropped:
+            # Else the kernel does that in its own time.
+            subprocess.run(["sync", "-f", disk.target], check=False)
             python("open('/proc/sys/vm/drop_caches', 'w').write('1')")
         with Task.python(part, disk.target / "ranged") as task:
             task.held()
             disk.recorder.fail(0)
             again = held_rig.resume(disk.target)
             assert task.output() == expected
-        held_rig.finish(again, disk.target)
+        finish_in_two(held_rig, again, disk.target)
+        disk.detach()
+        disk.attach()
+        held_rig.verify(disk.target)
+
+
+def test_an_error_that_nobody_was_told_of(held_rig: Rig) -> None:
+    """The kernel tells it to the next agent, though the disk is well: ``resume`` goes on by itself."""
+    make_bad(held_rig.tree)
+    with ailing("ext4", held_rig.place / "disk") as disk:
+        kill(held_rig.hold(disk.target))
+        held_rig.kill("ar-")
+        disk.recorder.fail(FAIL_BAD)
+        (disk.mount / "mine").write_bytes(BAD * (_SIZE // len(BAD)))
+        python(_WRITES_BACK, disk.mount / "mine")
+        disk.recorder.fail(0)
+        again = held_rig.resume(disk.target)
+        assert "restored once more" in again.until("notice")["text"]
+        finish_in_two(held_rig, again, disk.target)
         disk.detach()
         disk.attach()
         held_rig.verify(disk.target)

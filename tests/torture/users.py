@@ -24,15 +24,17 @@ refused = 0
 place, seed, wanted, longest = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3])), float(sys.argv[4])
 dice, pause = random.Random(seed), threading.Event()
 os.chdir(place)
-def patiently(deed, *words):
+# Before 6.13 a refusal has no errno of its own.
+words = (errno.EIO,) if tuple(map(int, os.uname().release.split('.')[:2])) >= (6, 13) else (errno.EIO, errno.EPERM)
+def patiently(deed, *given):
     global refused
     while True:
         try:
-            return deed(*words)
+            return deed(*given)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EIO):
+            if error.errno not in (errno.ENOENT, *words):
                 raise
-            refused += error.errno == errno.EIO
+            refused += error.errno in words
         pause.wait(0.003)
 """
 _READER = (

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from active_restore.cli import command, telling
 from active_restore.cli.restore import finish
+from active_restore.errors import DiskFailed
 from active_restore.linux.process import die_with_parent
+from active_restore.restore.progress import Notice
 
 if TYPE_CHECKING:
     from active_restore.cli.command import Subcommands
@@ -37,7 +39,32 @@ def run(arguments: argparse.Namespace) -> int:
         die_with_parent(signal.SIGTERM)
     target = command.absolute(arguments.target)
     agent.need_own_files(target, os.environ)
+    try:
+        return _go_on(arguments, target, retried=not arguments.supervised)
+    except _OnceMore:
+        return _go_on(arguments, target, retried=False)
+
+
+class _OnceMore(Exception):
+    """The disk failed."""
+
+
+def _go_on(arguments: argparse.Namespace, target: str, *, retried: bool) -> int:
+    """Resume once.
+
+    The kernel tells of a write that failed until somebody has asked: maybe of one that a dead agent left, on a disk that is
+    well again. Nobody can know, so that agent ends as ever, and the next one trusts nothing that was not safe before. The
+    service starts it by itself.
+    """
+    import active_restore.agent as agent
+
     with telling.told(arguments, target, guard_first=arguments.supervised) as (told, link):
         wait = arguments.wait_for_source
-        done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)
+        try:
+            done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)
+        except DiskFailed as error:
+            if not retried:
+                raise
+            told.event(Notice(f"{error}: what is not safe yet is restored once more"))
+            raise _OnceMore from error
         return finish(done, told)

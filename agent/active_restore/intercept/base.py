@@ -70,6 +70,14 @@ class Interceptor(Protocol):
         """Take over what a dead agent left; ``False`` where nothing is left (then ``arm``, ``add`` and ``laid`` follow)."""
 
     @property
+    def unmoved(self) -> bool:
+        """After ``adopt``: whether the file system is still mounted as it was when the dead agent left it.
+
+        Where it was unmounted meanwhile, it may be another state of that disk: nobody goes on before its file was filled
+        again, and ``add`` tells of every placeholder once more.
+        """
+
+    @property
     def ranges(self) -> str:
         """What sees accesses to ranges of files, for people; empty where nothing does. Known after ``arm`` or ``adopt``."""
 

@@ -38,6 +38,7 @@ class GuardedBpfInterceptor:
         self._guard = FanotifyInterceptor()
         self._bpf: BpfInterceptor | None = BpfInterceptor(hold=hold, beside=self._beside)
         self._served = itertools.count()
+        self.unmoved = False
 
     def _beside(self) -> Beside:
         return Beside(self._guard.keeper_pid, self._guard.passage())
@@ -113,6 +114,8 @@ class GuardedBpfInterceptor:
         """A missing guard is put back while the programs hold everybody; where those are missing, the guard goes on alone."""
         assert self._bpf is not None
         is_guarded = self._guard.adopt(territory)
+        # Where every keeper is dead, nobody knows.
+        self.unmoved = is_guarded and self._guard.unmoved
         if not bpffs.pins(territory.restore_id).is_dir():
             if is_guarded:
                 self._bpf, self.reason = None, "the last agent left a guard without programs"

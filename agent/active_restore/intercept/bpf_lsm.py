@@ -69,7 +69,7 @@ class BpfInterceptor:
     ) -> None:
         self.by_range = by_range
         self._ranged = RangedInodes(None)
-        self.windows = False
+        self.windows = self.unmoved = False
         self._ring_pages = ring_pages
         self._hold = hold
         self._beside = beside
@@ -127,7 +127,7 @@ class BpfInterceptor:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(self._rows_path())
-        self._ranged = RangedInodes.pinned(path)
+        self._ranged = RangedInodes.pinned(path, empty=is_new)
         self.windows = bool(self._pins.state("STATE_WINDOWS"))
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
@@ -148,8 +148,8 @@ class BpfInterceptor:
         self._heart.start()
 
     def add(self, inodes: Iterable[tuple[int, int]]) -> None:
-        """Remember the rows, then close the gates."""
-        self._gates.close_all(self._rows.add(inodes))
+        """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
+        self._ranged.forget(self._gates.close_all(self._rows.add(inodes)))
 
     def laid(self) -> None:
         """Nothing to do: gates are closed since ``add``."""

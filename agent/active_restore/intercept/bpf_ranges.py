@@ -17,22 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 _INODE, _NUMBER = struct.Struct("=Q"), struct.Struct("=I")
 _NAME = "page_words"
 
 
 class RangedInodes:
-    """The map ``presence``; ``None`` where the programs have no ranges. The kernel side only reads it."""
+    """The map ``presence``; ``None`` where the programs have no ranges. The kernel side only reads it.
 
-    def __init__(self, presence: Map | None) -> None:
-        self._map = presence
+    ``empty``: nothing is in it yet that somebody else has left.
+    """
+
+    def __init__(self, presence: Map | None, *, empty: bool = True) -> None:
+        self._map, self._empty = presence, empty
         self._known: dict[int, Presence] = {}
 
     @classmethod
-    def pinned(cls, pins: Path) -> Self:
+    def pinned(cls, pins: Path, *, empty: bool = False) -> Self:
         """As the programs were loaded. Raises ``OSError``."""
         pin = pins / "map_presence"
-        return cls(Map.pinned(pin) if pin.exists() else None)
+        return cls(Map.pinned(pin) if pin.exists() else None, empty=empty)
 
     def __bool__(self) -> bool:
         return self._map is not None
@@ -68,6 +74,12 @@ class RangedInodes:
         """What is there of these may be lost: nobody goes on before the next agent has looked."""
         for inode in self._known.keys() & set(inodes):
             self._known[inode].forget()
+
+    def forget(self, inodes: NDArray[np.uint64]) -> None:
+        """Nobody goes on by what a dead agent knew of these. Called after their gates were closed."""
+        if self._map is not None and not self._empty:
+            for inode in inodes.tolist():
+                self._map.remove(_INODE.pack(inode))
 
     def drop(self, inodes: Iterable[int]) -> None:
         """These are by range no more. Called after their gates were opened."""

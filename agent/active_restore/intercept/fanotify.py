@@ -66,7 +66,7 @@ class FanotifyInterceptor:
         self._answered: list[int] = []
         self._leading = threading.Lock()
         self._led_since, self._leader = 0.0, 0
-        self._windows = Windows()
+        self._windows, self.unmoved = Windows(), False
 
     def arm(self, territory: Territory) -> None:
         """Make the group, start the keeper, and only then mark the file system (it opens files to start)."""
@@ -144,8 +144,11 @@ class FanotifyInterceptor:
         except NotRunning:
             return False
         self._territory, self._judge = territory, Judge(territory.policy)
-        # Mounted again (a loop device, a reboot of a container), the file system may have another number.
-        self._link.ledger.device = os.stat(territory.root).st_dev
+        self.unmoved = fanotify.watches_filesystem(self._link.group, territory.root)
+        if not self.unmoved:
+            # Mounted again: it may have another number, and be in another state than what is known of it.
+            self._link.ledger.doubt_all(territory.rows)
+            self._link.ledger.device = os.stat(territory.root).st_dev
         self._open_passage()
         self.laid()
         copies.offer(*self._linked())

@@ -59,11 +59,12 @@ class Gates:
         # By the low bits of a word's key: false where it cannot be in the map.
         self._maybe = np.full(1 << _MAYBE_BITS, not empty)
 
-    def close_all(self, inodes: NDArray[np.uint64]) -> None:
-        """Hold every access to these inodes. Raises ``CapabilityMissing`` where the map has no room left."""
+    def close_all(self, inodes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Hold every access to these inodes; the same inodes. Raises ``CapabilityMissing`` where the map has no room left."""
         with self._lock:
             for first in range(0, len(inodes), _AT_ONCE):
                 self._close(*_words(inodes[first : first + _AT_ONCE]))
+        return inodes
 
     def _close(self, keys: NDArray[np.uint64], bits: NDArray[np.uint64]) -> None:
         values = np.zeros((len(keys), 3), np.uint64)

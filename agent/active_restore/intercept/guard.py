@@ -42,7 +42,7 @@ UNREADABLE = -1
 
 
 class Guard:
-    """Reads ``group``; ``forward`` gets every fault, ``on_burst`` is told of every ``BURST`` plain files; neither may block."""
+    """Reads ``group``. ``forward`` gets every fault, ``on_burst`` is called at every ``BURST`` that pass; neither may block."""
 
     def __init__(
         self,
@@ -87,9 +87,7 @@ class Guard:
                 with contextlib.suppress(OSError):
                     fanotify.mark_fd(self._group, IGNORE, self._mask, number)
             self.forget(number)
-            self._passed += 1
-            if not self._passed % BURST:
-                self._on_burst()
+            self._count()
             return
         if row == UNREADABLE or os.fstat(number).st_dev != ledger.device:
             # The latter is in a btrfs snapshot of placeholders, which nobody will ever fill.
@@ -98,6 +96,7 @@ class Guard:
         wanted = self._wanted(event, row)
         if wanted is None:
             self.answer(number, 0)
+            self._count()
             return
         if ledger.refusal:
             self.answer(number, ledger.refusal)
@@ -109,6 +108,11 @@ class Guard:
         # Only people want to know the names: they are looked up while the agent is at work.
         _, tgid, comm = tasks.describe(event.tid)
         ledger.note_names(number, tgid, comm)
+
+    def _count(self) -> None:
+        self._passed += 1
+        if not self._passed % BURST:
+            self._on_burst()
 
     def _wanted(self, event: fanotify.Event, row: int) -> _Wanted | None:
         """What the task wants; ``None`` where nothing stands in its way."""

@@ -170,9 +170,9 @@ class Keeper:
         return True
 
     def _keep_awake(self) -> None:
-        """Many files are opened for the first time: each open wakes two processors, unless they do not sleep (35 us each).
+        """Many files are opened for the first time, or read while they are not whole: each time two processors are woken.
 
-        Not by the guard itself, which opens no file.
+        That takes 35 us each, unless they do not sleep. Not by the guard itself, which opens no file.
         """
         last, self._last_burst = self._last_burst, time.monotonic()
         if self._last_burst - last < _BURST_SECONDS:

@@ -55,6 +55,7 @@ _DISARMED = 2
 _READABLE = 1
 _BY_RANGE = 2
 _DOUBTED = 3
+_DOUBTING = bytes.maketrans(bytes((_READABLE, _BY_RANGE)), bytes((_DOUBTED, _DOUBTED)))
 
 
 class Wish(NamedTuple):
@@ -138,9 +139,17 @@ class Ledger:
             if row < len(self._rows) and self._rows[row]:
                 self._rows[row] = _DOUBTED
 
+    def doubt_all(self, rows: int) -> None:
+        """The same of this many rows, from the first on."""
+        known = self._rows[:rows]
+        known[:] = bytes(known).translate(_DOUBTING)
+
     def was_readable(self, row: int) -> bool:
-        """Whether readers were let go on, though they may not be now."""
-        return row < len(self._rows) and self._rows[row] in (_READABLE, _DOUBTED)
+        """Whether readers were let go on to the whole file, though they may not be now."""
+        if row >= len(self._rows) or self._rows[row] not in (_READABLE, _DOUBTED):
+            return False
+        # Of a file by range that is doubted, too, no more was ever there than its pages.
+        return self._place(row) is None
 
     def is_by_range(self, row: int) -> bool:
         """Whether this file opens at once, and each access to a range of it is an event to look at."""

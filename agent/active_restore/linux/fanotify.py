@@ -15,6 +15,7 @@ FAN_UNLIMITED_QUEUE = 0x10
 FAN_UNLIMITED_MARKS = 0x20
 FAN_REPORT_TID = 0x100
 
+FAN_CLOSE_NOWRITE = 0x10
 FAN_OPEN_PERM = 0x1_0000
 FAN_PRE_ACCESS = 0x10_0000
 
@@ -60,6 +61,18 @@ def init(flags: int, event_flags: int) -> int:
 def mark_path(group: int, flags: int, mask: int, path: str) -> None:
     """fanotify_mark(2) for what ``path`` leads to."""
     check(libc.fanotify_mark(group, flags, mask, _AT_FDCWD, os.fsencode(path)), path)
+
+
+def watches_filesystem(group: int, path: str) -> bool:
+    """Whether the group has a mark on the file system of ``path``: it is lost where that is unmounted, though not the group.
+
+    Asked by taking an event from it that nobody has asked for.
+    """
+    try:
+        mark_path(group, FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM, FAN_CLOSE_NOWRITE, path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def mark_fd(group: int, flags: int, mask: int, fd: int) -> None:

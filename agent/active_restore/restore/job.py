@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from active_restore.config import RestoreOptions, run_root, state_root
-from active_restore.errors import ActiveRestoreError, Busy, NotRunning
-from active_restore.marker import MARKER, marker_prefix
+from active_restore.errors import ActiveRestoreError, Busy, NotRunning, TargetError
+from active_restore.marker import EPOCH, MARKER, marker_prefix
+from active_restore.placeholder import staging_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# The last two: the state is lost, and maybe not all is visible (lost), or all is (forgotten).
-Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "lost", "forgotten"]
+# Done: only to be forgotten. The last two: the state is lost, and maybe not all is visible (lost), or all is (forgotten).
+Stage: TypeAlias = Literal["planning", "laying", "revealing", "restoring", "refusing", "done", "lost", "forgotten"]
 # See ``control.registry.directory_name``.
 _OURS = re.compile("[0-9a-f]{16}")
 _FILE = "restore.json"
@@ -117,8 +118,13 @@ class Job:
 
     def forget(self) -> None:
         """Remove every trace of the record."""
-        with contextlib.suppress(OSError):
-            os.removexattr(self.options.target, MARKER)
+        if self.phase not in ("planning", "laying"):
+            # Else who is interrupted here would leave a target that does not seem to be that of this restore.
+            with contextlib.suppress(OSError):
+                dataclasses.replace(self, phase="done").save()
+        for name in (EPOCH, MARKER):
+            with contextlib.suppress(OSError):
+                os.removexattr(self.options.target, name)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
@@ -159,11 +165,44 @@ _AFTER_LOSS: dict[Stage, Stage] = {"planning": "laying", "laying": "laying", "re
 
 def load_from_target(name: str, target: str) -> Job:
     """The job that a target's root remembers, to be laid again or with a catalog to be rebuilt. Raises ``NotRunning``."""
-    try:
-        job = _from_dict(name, json.loads(os.getxattr(target, MARKER)))
-        return dataclasses.replace(job, phase=_AFTER_LOSS.get(job.phase, "forgotten"))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise NotRunning(f"no restore is known for {target}", "begin one with: active-restore restore SOURCE TARGET") from None
+    job = _told_by(name, target)
+    if job is None:
+        raise NotRunning(f"no restore is known for {target}", "begin one with: active-restore restore SOURCE TARGET")
+    return dataclasses.replace(job, phase=_AFTER_LOSS.get(job.phase, "forgotten"))
+
+
+def _told_by(name: str, target: str) -> Job | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return _from_dict(name, json.loads(os.getxattr(target, MARKER)))
+    return None
+
+
+_RANKS: dict[Stage, int] = {"planning": 0, "laying": 1, "revealing": 2, "restoring": 3, "refusing": 3, "done": 3}
+
+
+def as_target_says(job: Job, target: str) -> Job:
+    """The job of our state, in the phase in which the target is: either of them may have been put back to an older state.
+
+    Raises ``TargetError`` where that is not the target of this restore (any more).
+    """
+    told = _told_by(job.name, target)
+    if told is None and job.phase in ("planning", "laying", "done"):
+        return job
+    if told is None or told.restore_id != job.restore_id:
+        raise TargetError(
+            f"{target} is not what is being restored there: it is not mounted, or was put back to what it was before",
+            f"mount it; or, to give that restore up, remove {job.state_dir}",
+        )
+    if job.phase in ("lost", "forgotten"):
+        return load_from_target(job.name, target)
+    ours, theirs = _RANKS[job.phase], _RANKS.get(told.phase, 0)
+    if theirs > max(ours, 1):
+        # To lay or reveal again would replace what users have written since: our state is worth nothing.
+        return load_from_target(job.name, target)
+    # An earlier phase may just have found no room to be replaced. What is laid twice was not visible before.
+    if theirs == 1 or (theirs < ours and os.path.lexists(os.path.join(target, staging_name(job.restore_id)))):
+        return dataclasses.replace(job, phase=told.phase)
+    return job
 
 
 @contextlib.contextmanager

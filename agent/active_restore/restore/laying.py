@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from active_restore.catalog import Catalog, State
 from active_restore.linux.files import sync_filesystem
+from active_restore.marker import EPOCH, MARKER
 from active_restore.model import Problem
 from active_restore.placeholder import make_staging, remove_staging, staging_name
-from active_restore.restore import plan, target
+from active_restore.restore import epoch, plan, target
 from active_restore.restore.existing import ExistingTree, dress
 from active_restore.restore.layer_process import Entry, LayerProcess, Outcome
 from active_restore.restore.progress import Planned
@@ -77,7 +78,24 @@ class Laying:
             self._source.order_key,
             immutable=self._source.immutable,
         )
-        self.job = self.job.in_phase("revealing" if self.job.phase == "lost" else "restoring")
+        self._catalog.note_rebuilt()
+        self.job = self.job.in_phase("revealing" if self.job.phase in ("lost", "revealing") else "restoring")
+
+    def is_certain(self) -> bool:
+        """Whether what the catalog says of settled files is true of this disk."""
+        return epoch.is_as_far(self._catalog, self._root)
+
+    def look_again(self) -> None:
+        """The power failed, or the target was put back to an older state: let the catalog say what the disk does."""
+        if self._catalog.rebuilt:
+            # It does not have the rows that were settled when it was made.
+            self.plan_again()
+        else:
+            epoch.look_again(self._catalog, self._root, self.job.marker_prefix)
+
+    def begin_life(self) -> None:
+        """From now on files are settled by us."""
+        epoch.begin(self._catalog, self._root)
 
     def lay(
         self,
@@ -171,8 +189,10 @@ class Laying:
             with contextlib.suppress(OSError):
                 os.removexattr(self._root, name)
         for key, value in node.xattrs:
-            with contextlib.suppress(OSError):
-                os.setxattr(self._root, key, value)
+            # The backup of a target that was half restored has its records: ours are others.
+            if os.fsdecode(key) not in (MARKER, EPOCH):
+                with contextlib.suppress(OSError):
+                    os.setxattr(self._root, key, value)
         os.utime(self._root, ns=(node.atime_ns, node.mtime_ns))
 
     def _until_stopped(self, items: Iterable[_Item]) -> Iterator[_Item]:

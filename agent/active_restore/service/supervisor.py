@@ -149,7 +149,7 @@ class Supervisor:
 
     def _is_there(self, restore: Known) -> bool:
         """Whether the target is mounted: its root remembers the restore."""
-        if restore.phase == "planning":
+        if restore.phase in ("planning", "done"):
             return os.path.isdir(restore.target)
         with contextlib.suppress(OSError, ValueError):
             record = json.loads(os.getxattr(restore.target, MARKER))

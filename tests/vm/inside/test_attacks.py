@@ -1,4 +1,4 @@
-"""Attacks of ``tests/torture`` on restores that BPF holds: kills in every phase, and power cuts, on an emulated processor.
+"""Attacks of ``tests/torture`` on restores that BPF holds: kills (in CI, too), and power cuts, on an emulated processor.
 
 ACTIVE_RESTORE_BLOWS and ACTIVE_RESTORE_CUTS say how many, ACTIVE_RESTORE_SEED repeats a choice.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOWS = os.environ.get("ACTIVE_RESTORE_BLOWS", "4")
+_BLOWS_IN_ONE_LIFE = 12
 _CUTS = os.environ.get("ACTIVE_RESTORE_CUTS", "4")
 _SEED = os.environ.get("ACTIVE_RESTORE_SEED") or str(random.SystemRandom().randrange(1, 1 << 31))
 
@@ -44,6 +45,13 @@ def _attacked(module: str, words: tuple[str, ...], place: Path) -> Counter[str]:
 def test_lives_under_attack(place: Path, disk: Path) -> None:
     counts = _attacked("tests.torture.lives", (disk.name, _SEED, _BLOWS), place)
     assert counts.total() - counts["lives"] >= int(_BLOWS)
+
+
+@pytest.mark.ci("6.12")
+def test_one_life_of_many_blows(place: Path) -> None:
+    """A restore begins with a minute of compiling here, and goes on after a death within seconds: one is hit many times."""
+    blows = max(int(_BLOWS), _BLOWS_IN_ONE_LIFE)
+    assert _attacked("tests.torture.long_life", (_SEED, str(blows)), place).total() >= blows // 3
 
 
 @pytest.mark.parametrize("source", ["dir", "restic"])
