@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux.process import is_alive
 from active_restore.marker import MARKER, marker_value
 from active_restore.model import Gate
-from tests.kernel.tasks import Task
+from tests.kernel.tasks import Task, read
 from tests.kernel.waiting import DEADLINE_S, wait_until
 
 if TYPE_CHECKING:
@@ -73,6 +77,83 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
     assert second.keeper_pid == standby
     second.disarm()
     wait_until(lambda: not is_alive(standby), "the keeper has ended")
+
+
+@pytest.fixture
+def on_its_own_disk(territory: Territory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Territory]:
+    """A territory on whose file system the agent's program and log lie, too, as on a machine with one disk."""
+    place = Path(territory.root).with_name("programs")
+    place.mkdir()
+    shutil.copy(os.path.realpath(sys.executable), place / "python")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path[1:]))
+    monkeypatch.setattr(sys, "executable", str(place / "python"))
+    yield dataclasses.replace(territory, run_dir=str(place))
+    shutil.rmtree(place)
+
+
+@contextlib.contextmanager
+def _serving(territory: Territory) -> Iterator[Link]:
+    """An agent in this very process, with a standby."""
+    agent = FanotifyInterceptor()
+    agent.arm(territory)
+    agent.laid()
+    thread = threading.Thread(target=agent.serve, args=(lambda _: None,), daemon=True)
+    thread.start()
+    link, _ = agent._linked()
+    try:
+        wait_until(lambda: is_alive(link.ledger.standby), "somebody stands by")
+        yield link
+    finally:
+        agent.disarm()
+        thread.join(DEADLINE_S)
+
+
+def _is_program(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"active_restore.intercept.keeper" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _guards_again(territory: Territory, link: Link) -> None:
+    """Somebody answers, and it becomes a small process again that has one like it standing by."""
+    file = os.path.join(territory.root, "file")
+    with open(file, "wb") as made:
+        made.write(b"content")
+    try:
+        wait_until(
+            lambda: read(Path(file)) == b"content" and _is_program(link.ledger.keeper) and _is_program(link.ledger.standby),
+            "a keeper and a standby that are programs",
+        )
+    finally:
+        os.unlink(file)
+
+
+def test_all_keepers_dead(on_its_own_disk: Territory) -> None:
+    """No program can be started then, and no file opened: the agent makes one of itself."""
+    with _serving(on_its_own_disk) as link:
+        for _ in range(2):
+            victims = {link.ledger.keeper, link.ledger.standby}
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            for pid in victims:
+                _end(pid)
+            _guards_again(on_its_own_disk, link)
+
+
+def test_keeper_dies_while_its_standby_starts(on_its_own_disk: Territory) -> None:
+    """Whose program cannot be read any more then."""
+    with _serving(on_its_own_disk) as link:
+        for _ in range(2):
+            _end(link.ledger.standby)
+            wait_until(lambda: _children(link.ledger.keeper), "the next one starts")
+            _end(link.ledger.keeper)
+            _guards_again(on_its_own_disk, link)
+
+
+def _children(keeper: int) -> list[int]:
+    """Keepers that are being made by this process."""
+    names = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return [pid for name in names for pid in map(int, name.read_text().split()) if pid != keeper]
 
 
 def _awaits_its_turn(pid: int) -> bool:

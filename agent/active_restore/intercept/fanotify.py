@@ -27,7 +27,6 @@ from active_restore.intercept.windows import FIRST_TICKET, Windows
 from active_restore.intercept.wire import FaultPacket
 from active_restore.linux import fanotify, tasks
 from active_restore.linux.new_mount import PrivateMount
-from active_restore.linux.process import is_alive, rouse
 from active_restore.model import Fault, Gate, Intent, Ranged, Task
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ class FanotifyInterceptor:
         self._answered: list[int] = []
         self._leading = threading.Lock()
         self._led_since, self._leader = 0.0, 0
+        self._complaints = -1
         self._windows, self.unmoved = Windows(), False
 
     def arm(self, territory: Territory) -> None:
@@ -84,8 +84,8 @@ class FanotifyInterceptor:
                 mask = supported_mask(group, territory.root)
                 ledger.mask = mask
                 ledger.device = os.stat(territory.root).st_dev
-                crew = keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask)
-                crew.start()
+                self._complaints = keepers.open_log(territory.run_dir)
+                keepers.Keepers(group, ledger, listener, territory.marker_prefix, mask, self._complaints).start()
                 self._mark(group, territory.root, fanotify.FAN_OPEN_PERM)
             except OSError as error:
                 raise TargetError(
@@ -143,6 +143,7 @@ class FanotifyInterceptor:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:
             return False
+        self._complaints = keepers.open_log(territory.run_dir)
         self._territory, self._judge = territory, Judge(territory.policy)
         self.unmoved = fanotify.watches_filesystem(self._link.group, territory.root)
         if not self.unmoved:
@@ -262,15 +263,7 @@ class FanotifyInterceptor:
 
     def _need_standby(self, territory: Territory) -> None:
         """Start a standby unless one is there. Only with ``_relink`` held."""
-        link, _ = self._linked()
-        ledger = link.ledger
-        for pid in (ledger.keeper, ledger.standby):
-            rouse(pid, b"ar-")
-        # The standby first: one that is just taking over is found as the keeper then.
-        if is_alive(ledger.standby) or (is_alive(ledger.keeper) and ledger.keeper != link.keeper_pid):
-            return
-        with socket.socket(fileno=os.dup(link.listener)) as listener:
-            keepers.Keepers(link.group, ledger, listener, territory.marker_prefix, ledger.mask).start(ledger.keeper)
+        keepers.need_standby(self._linked()[0], territory.marker_prefix, self._complaints)
 
     def _watch_standby(self) -> None:
         """A standby that dies, or becomes the keeper, is replaced: by a thread that looks every second."""
@@ -387,7 +380,7 @@ class FanotifyInterceptor:
             link.sock.shutdown(socket.SHUT_RDWR)
         # Not closed but led nowhere: another thread may be about to answer, and must not meet a number used anew.
         nowhere = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-        for fd in (link.group, link.listener):
+        for fd in (link.group, link.listener, self._complaints):
             os.dup2(nowhere, fd, inheritable=False)
         os.close(nowhere)
         if self._passage is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import time
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ _READ_BYTES = 48
 _OURS_FAILED = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL})
 _NO_MARKER = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 BURST = 64
+_LOOK_MS = 200
 # Whether this is a placeholder cannot be known (the disk fails, the marker is broken): refuse, never guess.
 UNREADABLE = -1
 
@@ -61,9 +63,9 @@ class Guard:
         self._passed = 0
         self._handles = HandleMaker()
 
-    def run(self) -> None:
-        """Serve until the group's descriptor is closed."""
-        while True:
+    def run(self, is_over: Callable[[], bool] | None = None) -> None:
+        """Serve until the group's descriptor is closed, or until this is so: then nothing was read that is not noted."""
+        while is_over is None or self._is_wanted(is_over):
             try:
                 events = [event for event in fanotify.parse(os.read(self._group, _READ_BYTES)) if event.fd >= 0]
             except OSError as error:
@@ -75,6 +77,15 @@ class Guard:
                 self._ledger.open_ticket(event.fd)
             for event in events:
                 self._judge(event)
+
+    def _is_wanted(self, is_over: Callable[[], bool]) -> bool:
+        """Wait for an event; ``False`` where it is over before that."""
+        poll = select.poll()
+        poll.register(self._group, select.POLLIN)
+        while not is_over():
+            if poll.poll(_LOOK_MS):
+                return True
+        return False
 
     def _judge(self, event: fanotify.Event) -> None:
         number = event.fd

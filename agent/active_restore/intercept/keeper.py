@@ -35,6 +35,7 @@ from active_restore.linux.latency import Wakefulness
 from active_restore.linux.process import (
     collect_no_garbage,
     hurry,
+    is_alive,
     lock_memory,
     make_room_for_files,
     name_thread,
@@ -56,8 +57,11 @@ _UNNOTED = 64
 class Keeper:
     """One keeper process; ``run`` returns when an agent says that nothing is left."""
 
-    def __init__(self, group: int, ledger: Ledger, listener: socket.socket, marker_prefix: bytes, mask: int) -> None:
+    def __init__(
+        self, group: int, ledger: Ledger, listener: socket.socket, marker_prefix: bytes, mask: int, *, is_stopgap: bool = False
+    ) -> None:
         self._group = group
+        self._is_stopgap = is_stopgap
         self._ledger = ledger
         self._listener = listener
         self._lock = threading.Lock()
@@ -103,10 +107,14 @@ class Keeper:
             # Whoever opens a file here waits for us.
             hurry()
         try:
-            self._guard.run()
+            self._guard.run(self._is_relieved if self._is_stopgap else None)
         finally:
-            # A keeper that cannot guard must not look alive: the standby takes over when this process ends.
+            # A keeper that cannot guard, or does no more, must not look alive: the standby takes over when this process ends.
             os._exit(1)
+
+    def _is_relieved(self) -> bool:
+        standby = self._ledger.standby
+        return standby != os.getpid() and is_alive(standby)
 
     def _forward(self, packet: FaultPacket) -> None:
         """Called by the guard: hand a fault to the agent, without ever waiting for it."""
@@ -301,8 +309,11 @@ def lowered(fd: int) -> int:
     return low
 
 
-def prepare(label: str) -> None:
-    """Make this process a child of init, hard to kill by accident and independent of every disk."""
+def prepare(label: str, *, is_stopgap: bool = False) -> None:
+    """Make this process a child of init, hard to kill by accident and independent of every disk.
+
+    The memory of a copy of the agent is not made resident: that would be all of its mappings.
+    """
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -310,7 +321,7 @@ def prepare(label: str) -> None:
     with contextlib.suppress(OSError):
         spare_from_oom_killer()
     with contextlib.suppress(OSError):
-        lock_memory()
+        lock_memory(as_used=is_stopgap)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         ceiling = min(1 << 20, int(open("/proc/sys/fs/nr_open").read()))  # noqa: SIM115 - read once, closed at once
@@ -319,18 +330,19 @@ def prepare(label: str) -> None:
     collect_no_garbage()
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], *, is_stopgap: bool = False) -> None:
     """``keeper GROUP LEDGER LISTENER READY WATCH MASK PREFIX``: descriptors, event mask and marker prefix in hex.
 
-    ``WATCH`` is -1 for the first keeper; the standby's is a pidfd of the keeper that it stands by for.
+    ``WATCH`` is -1 for the first keeper; the standby's is a pidfd of the keeper that it stands by for. ``is_stopgap``: a copy
+    of the agent, which goes when a standby is there.
     """
     group, ledger_fd, listener_fd, ready, watch = (lowered(int(word)) for word in arguments[:5])
     mask = int(arguments[5])
     prefix = bytes.fromhex(arguments[6])
-    prepare("ar-keeper" if watch < 0 else "ar-standby")
+    prepare("ar-keeper" if watch < 0 else "ar-standby", is_stopgap=is_stopgap)
     ledger = Ledger(ledger_fd)
     listener = socket.socket(fileno=listener_fd)
-    keeper = Keeper(group, ledger, listener, prefix, mask)
+    keeper = Keeper(group, ledger, listener, prefix, mask, is_stopgap=is_stopgap)
     if watch < 0:
         ledger.await_turn()
         ledger.keep(os.getpid())

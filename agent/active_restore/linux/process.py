@@ -39,9 +39,12 @@ def name_thread(name: str) -> None:
     libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
-def lock_memory() -> None:
-    """mlockall(2): no page that this process uses waits for a disk; later mappings are locked page by page as they are used."""
-    check(libc.mlockall(_MCL_CURRENT), "mlockall")
+def lock_memory(*, as_used: bool = False) -> None:
+    """mlockall(2): no page that this process uses waits for a disk; later mappings are locked page by page as they are used.
+
+    ``as_used``: those that are there, too.
+    """
+    check(libc.mlockall(_MCL_CURRENT | (_MCL_ONFAULT if as_used else 0)), "mlockall")
     check(libc.mlockall(_MCL_FUTURE | _MCL_ONFAULT), "mlockall")
 
 

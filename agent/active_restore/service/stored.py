@@ -18,6 +18,7 @@ from active_restore.linux.notify import GUARD_PARTS, forget_descriptors, listen_
 from active_restore.linux.process import is_alive
 
 _log = logging.getLogger(__name__)
+_STDERR = 2
 
 
 class Store:
@@ -59,7 +60,8 @@ class Store:
             if ledger.disarmed or is_alive(ledger.keeper) or is_alive(ledger.standby):
                 return
             with socket.socket(fileno=os.dup(guard["listener"])) as listener:
-                crew = Keepers(guard["group"], ledger, listener, marker_prefix, ledger.mask)
+                # What it complains of goes where we do: a log would be a file that nobody may open now.
+                crew = Keepers(guard["group"], ledger, listener, marker_prefix, ledger.mask, _STDERR)
                 try:
                     crew.start(ledger.keeper)
                 except (CapabilityMissing, OSError) as error:
