@@ -7,6 +7,7 @@
  */
 #include <kernel.h>
 #include <events.h>
+#include <task.h>
 
 struct request_start {
 	u64 queued_ns;
@@ -33,7 +34,6 @@ BPF_F_TABLE("array", u32, struct device_load, nothing, 1, 0);
 /* Thread group id -> its start in clock ticks since boot. */
 BPF_F_TABLE("hash", u32, u64, own, 64, 0);
 
-#define NS_PER_TICK 10000000ULL /* of /proc/PID/stat: USER_HZ is 100 */
 #define NS_PER_US 1000
 #define LATENCY_SLOTS 96
 #define WORK_QUEUE 0x00000020 /* task->flags: PF_WQ_WORKER */
@@ -44,17 +44,10 @@ enum owner { OWNER_FOREIGN = 0, OWNER_OWN = 1, OWNER_KERNEL = 2 };
 
 static __always_inline bool is_own(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct task_struct *leader = 0;
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	u64 *since = own.lookup(&tgid);
-	u64 start = 0;
 
-	if (!since)
-		return false;
-	bpf_probe_read_kernel(&leader, sizeof(leader), &task->group_leader);
-	bpf_probe_read_kernel(&start, sizeof(start), &leader->start_boottime);
-	return *since == start / NS_PER_TICK;
+	return since && *since == start_ticks((struct task_struct *)bpf_get_current_task());
 }
 
 /* Work queues carry what others caused, us among them: loop devices, write-back. Reads of other kernel threads are served

@@ -9,9 +9,11 @@
 #include <arch.h>
 #include <events.h>
 #include <presence.h>
+#include <task.h>
 
 #define MAX_WAITERS 16384
 #define MAX_POLICIES 1024
+#define MAX_SPARED 256
 #define MAX_RANGED 32768
 #define MAX_MAPPERS 65536
 
@@ -35,6 +37,8 @@ struct command {
 };
 BPF_F_TABLE("hash", struct command, u32, commands, MAX_POLICIES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", u64, u32, cgroups, MAX_POLICIES, BPF_F_NO_PREALLOC);
+/* Thread groups that are not held while no agent lives: the start of each, see agent/active_restore/ebpf/spared.py. */
+BPF_F_TABLE("lru_hash", u32, u64, spared, MAX_SPARED, 0);
 BPF_ARRAY(state, u64, STATE_SLOTS);
 BPF_ARRAY(counts, u64, COUNT_SLOTS);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
@@ -154,6 +158,15 @@ static __always_inline bool is_target(struct super_block *sb)
 
 	bpf_probe_read_kernel(uuid, sizeof(uuid), &sb->s_uuid);
 	return !(low | high) || (uuid[0] == low && uuid[1] == high);
+}
+
+/* Whether it reads its own files in the state of a restore whose agent is dead: one may have the number of a placeholder that was
+ * deleted, and only the next agent, which this may be, would find that out. */
+static __always_inline bool is_spared(struct task_struct *task, u32 tgid)
+{
+	u64 *begun = spared.lookup(&tgid);
+
+	return begun && !read_state(STATE_AGENT) && *begun == start_ticks(task);
 }
 
 /* A cgroup's policy covers its descendants; the innermost one that has a policy decides, then the command's name. */
@@ -411,7 +424,7 @@ static __always_inline int hold(struct access *access)
 	u32 tid = id, policy, oddity;
 	bool same;
 
-	if (is_passage(access->mount) || !is_target(access->sb))
+	if (is_passage(access->mount) || !is_target(access->sb) || is_spared(task, id >> 32))
 		return 0;
 	/* It would wait for itself, and refuses what it is told of. */
 	if (id >> 32 == read_state(STATE_AGENT)) {

@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from active_restore.config import state_root
 from active_restore.control.registry import directory_name, lookup, names
+from active_restore.ebpf.spared import spared
 from active_restore.errors import ActiveRestoreError, Interrupted, NotRunning, TargetError
 from active_restore.intercept.choose import abandon
 from active_restore.linux.bpffs import pins
@@ -87,6 +89,8 @@ def resume(
     real = os.path.realpath(target)
     name = directory_name(real)
     with contextlib.ExitStack() as stack:
+        # Until we are the agent.
+        stack.enter_context(spared())
         stack.enter_context(only_agent(name))
         job = _find_job(name, real, stack)
         if source:
@@ -102,7 +106,8 @@ def need_own_files(target: str, env: Mapping[str, str]) -> None:
     """
     real = os.path.realpath(target)
     try:
-        job = load(directory_name(real))
+        with spared():
+            job = load(directory_name(real))
     except ActiveRestoreError:
         return
     if not job.run_dir.exists():
@@ -124,8 +129,8 @@ def release(target: str) -> None:
     targets.need_root()
     real = os.path.realpath(target)
     name = directory_name(real)
-    job = load(name)
-    with only_agent(name):
+    with spared(), only_agent(name):
+        job = load(name)
         abandon(str(job.run_dir), job.restore_id, errno.EIO)
 
 
@@ -259,6 +264,9 @@ async def _drive(run: Run, job: Job, reporter: Reporter, server: ControlServer) 
     sys.setswitchinterval(_SWITCH_SECONDS)
     # One for each file that is filled and not durable yet.
     allow_many_files()
+    # A child of vfork(2) that waits for the guard at the program that it is to be would stop all of us, who may have to bring
+    # the guard back.
+    subprocess._USE_VFORK = False  # type: ignore[misc]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, run.stop)

@@ -17,6 +17,7 @@ from unittest import mock
 from active_restore.control.client import ControlClient
 from active_restore.control.registry import Known, directory_name
 from active_restore.ebpf import program
+from active_restore.ebpf.spared import spared
 from active_restore.linux import bpffs
 from active_restore.marker import EPOCH, MARKER
 from active_restore.placeholder import STAGING_PREFIX
@@ -196,7 +197,8 @@ class Rig:
         wait_until(lambda: not self.processes(), "what was killed is gone")
         for job in self.place.glob("state/*/restore.json"):
             # Pins outlive every process, and would hold tasks of the next test on the same disk.
-            restore_id = json.loads(job.read_text())["restore_id"]
+            with spared():
+                restore_id = json.loads(job.read_text())["restore_id"]
             program.unpin(bpffs.pins(restore_id))
             program.unpin(bpffs.windows(restore_id))
         return left

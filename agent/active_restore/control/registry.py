@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from active_restore.config import run_root, state_root
 from active_restore.control.names import shown
+from active_restore.ebpf.spared import spared
 from active_restore.errors import ActiveRestoreError, CapabilityMissing, NotRunning
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def _holds(target: bytes, path: bytes) -> bool:
 
 def _read(name: str) -> Known | None:
     try:
-        raw = (state_root() / name / _FILE).read_bytes()
+        with spared():
+            raw = (state_root() / name / _FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:

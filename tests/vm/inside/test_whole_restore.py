@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from active_restore.ebpf import abi
+from active_restore.intercept.gates import Gates
+from active_restore.intercept.pins import Pins
 from tests.kernel.rig import Rig, add_decoys, marked
 from tests.kernel.tasks import Task, python, read, run
 from tests.vm.inside.territory import Child, state_of, until
@@ -20,18 +25,20 @@ _CONTENTS = {f"f{number}": os.urandom(500 * number).hex().encode() for number in
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    """A source with decoys first, so that the background leaves the rest alone."""
-    tree = tmp_path / "source"
-    tree.mkdir()
+def rig(disk: Path) -> Iterator[Rig]:
+    """A source with decoys first, so that the background leaves the rest alone. The state lies on the disk under guard."""
+    place = disk / "whole.rig"
+    tree = place / "source"
+    tree.mkdir(parents=True)
     add_decoys(tree)
     for name, content in _CONTENTS.items():
         (tree / name).write_bytes(content)
     shutil.copy("/bin/true", tree / "program")
-    rig = Rig(tmp_path, tree)
+    rig = Rig(place, tree)
     yield rig
     left = rig.end()
     assert not left, f"processes were left: {left}"
+    shutil.rmtree(place)
 
 
 def _readers(target: Path) -> None:
@@ -64,6 +71,13 @@ def _write(root: Path) -> None:
         os.utime(root / name, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _hold(path: Path, files: list[Path]) -> None:
+    """As if these had been made under the numbers of placeholders that were deleted."""
+    with contextlib.closing(Pins(path)) as pins:
+        gates = Gates(pins.maps["gate"], abi.load().structs["gate_word"], empty=False)
+        gates.close_all(np.array([file.stat().st_ino for file in files], np.uint64))
+
+
 def _pins() -> set[Path]:
     return set(Path("/sys/fs/bpf").glob("active_restore/*"))
 
@@ -76,12 +90,14 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     with rig.control(target) as client:
         assert client.status().interceptor == "bpf"
     assert marked(target / "f1")
-    assert len(_pins() - others) == 1
+    (ours,) = _pins() - others
     _readers(target)
     _write(target)
     command.kill()
     late = [Child("cat", target / name) for name in ("f18", "f19")]
     until(lambda: all(state_of(child.pid) == "T" for child in late), "stops, once the agent's heartbeat is old")
+    _hold(ours, [file for name in ("state", "run") for file in (rig.place / name).rglob("*") if file.is_file()])
+    assert str(target) in rig.run("status").stdout
     again = rig.resume(target)
     assert [child.finish().encode() for child in late] == [_CONTENTS["f18"], _CONTENTS["f19"]]
     rig.finish(again, target)
