@@ -137,7 +137,10 @@ class Run:
     def _territory(self) -> Territory:
         job = self._job
         rows = self._catalog.row_count()
-        return Territory(job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir), rows, self._policy())
+        places = str(job.run_dir), str(job.state_dir)
+        return Territory(
+            job.options.target, job.restore_id, job.marker_prefix, places[0], rows, self._policy(), state_dir=places[1]
+        )
 
     def _policy(self) -> Policy:
         """Placeholders must be guarded, whatever somebody has written into the configuration since the restore began."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Territory:
     """Where an interceptor works. ``root`` is the target directory, ``marker_prefix`` what markers of this restore begin
     with (``placeholder.marker_prefix``), ``run_dir`` a directory for sockets and pins that lives until the next reboot;
-    ``rows`` is how many rows the catalog has, 0 before it is known; ``policy`` says who is not served at once.
+    ``rows`` is how many rows the catalog has, 0 before it is known; ``policy`` says who is not served at once; ``state_dir`` is
+    where the agent keeps files of its own besides.
     """
 
     root: str
@@ -26,6 +27,7 @@ class Territory:
     run_dir: str
     rows: int
     policy: Policy = NO_POLICY
+    state_dir: str = ""
 
 
 class Beside(NamedTuple):

@@ -22,7 +22,7 @@ from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
 from active_restore.intercept import bpf_load, pins
 from active_restore.intercept.bpf_ranges import RangedInodes
-from active_restore.intercept.gates import Gates, Rows
+from active_restore.intercept.gates import Gates, Rows, own_files
 from active_restore.intercept.hold import Holder, rest_after
 from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
@@ -112,6 +112,7 @@ class BpfInterceptor:
             self._open(territory, claim, path)
             undo.pop_all()
         self._pins.set_state("STATE_ABANDON", 0)
+        self._open_own()
         self._begin()
         return True
 
@@ -150,6 +151,12 @@ class BpfInterceptor:
     def add(self, inodes: Iterable[tuple[int, int]]) -> None:
         """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
         self._ranged.forget(self._gates.close_all(self._rows.add(inodes)))
+        self._open_own()
+
+    def _open_own(self) -> None:
+        """The agent's own files may have numbers of placeholders that were deleted, and nobody would tell it so but itself."""
+        for inode in own_files(self._territory):
+            self._gates.open(inode, Gate.ALL)
 
     def laid(self) -> None:
         """Nothing to do: gates are closed since ``add``."""

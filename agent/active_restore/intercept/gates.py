@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from active_restore.errors import CapabilityMissing
+from active_restore.marker import MARKER
 from active_restore.model import Gate, Intent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from active_restore.ebpf.abi import Layout
     from active_restore.ebpf.maps import Map
+    from active_restore.intercept.base import Territory
 
 _WORD_BITS = 64
 _ROW_BYTES = 8
@@ -139,6 +143,18 @@ def _words(inodes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.u
     bits = np.uint64(1) << (order & np.uint64(_WORD_BITS - 1))
     starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1])))
     return words[starts], np.bitwise_or.reduceat(bits, starts)
+
+
+def own_files(territory: Territory) -> Iterator[int]:
+    """Inode numbers of the agent's own files that are on the file system of the target, and no placeholders."""
+    device = os.stat(territory.root).st_dev
+    for directory in filter(None, (territory.run_dir, territory.state_dir)):
+        for path in Path(directory).iterdir():
+            # It may be gone, or on a file system that has no such attributes.
+            with contextlib.suppress(OSError):
+                found = path.lstat()
+                if found.st_dev == device and MARKER not in os.listxattr(path, follow_symlinks=False):
+                    yield found.st_ino
 
 
 class Rows:
