@@ -127,15 +127,12 @@ class BpfInterceptor:
     def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
-        self._rows = Rows(self._rows_path())
+        self._rows = Rows(str(Path(territory.run_dir) / "bpf.rows"))
         self._ranged = RangedInodes.pinned(path, empty=is_new)
         self.windows = bool(self._pins.state("STATE_WINDOWS"))
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])
         self._ring = Ring(self._pins.maps["events"])
         self._holder = Holder(self._lock, self._passes, self._lost, self._forget, self._waiters.order_stop)
-
-    def _rows_path(self) -> str:
-        return str(Path(self._territory.run_dir) / "bpf.rows")
 
     def _begin(self) -> None:
         self._pins.serve(os.getpid(), self.passage())
@@ -376,7 +373,7 @@ class BpfInterceptor:
         self._pins.remove()
         self._claim.remove()
         self._close()
-        Path(self._rows_path()).unlink(missing_ok=True)
+        self._rows.remove()
         shutil.rmtree(bpf_load.headers(self._territory), ignore_errors=True)
 
     def _quiet(self) -> None:

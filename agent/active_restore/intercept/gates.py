@@ -161,6 +161,7 @@ class Rows:
     """Row -> inode number, in a file of one 64-bit number a row, so that the next agent has it, too."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def clear(self) -> None:
@@ -196,3 +197,7 @@ class Rows:
     def close(self) -> None:
         """Give the descriptor back; the file stays."""
         os.close(self._fd)
+
+    def remove(self) -> None:
+        """Nobody will want it any more."""
+        Path(self._path).unlink(missing_ok=True)
