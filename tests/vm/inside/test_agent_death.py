@@ -269,14 +269,18 @@ def test_lost_events(disk: Path, tmp_path: Path) -> None:
     guarded.join()
 
 
+def _are_stopped_and_go_on(guarded: Guarded) -> None:
+    row = guarded.lay("file", b"content\n")
+    children = [Child("cat", guarded.paths[row]) for _ in range(3)]
+    until(lambda: all(state_of(child.pid) == "T" for child in children), "the stops")
+    guarded.faulted(row, 3)
+    guarded.fill(row)
+    assert [child.finish() for child in children] == ["content\n"] * 3
+
+
 def test_held_by_sigstop_on_request(disk: Path, tmp_path: Path) -> None:
     with Guarded(disk / "stopping", tmp_path, BpfInterceptor(hold="sigstop")) as guarded:
-        row = guarded.lay("file", b"content\n")
-        children = [Child("cat", guarded.paths[row]) for _ in range(3)]
-        until(lambda: all(state_of(child.pid) == "T" for child in children), "the stops")
-        guarded.faulted(row, 3)
-        guarded.fill(row)
-        assert [child.finish() for child in children] == ["content\n"] * 3
+        _are_stopped_and_go_on(guarded)
 
 
 def _forbid_ptrace() -> None:
@@ -298,12 +302,7 @@ def test_where_ptrace_is_forbidden(disk: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as locked:
         locked.submit(begin).result()
     try:
-        row = guarded.lay("file", b"content\n")
-        children = [Child("cat", guarded.paths[row]) for _ in range(3)]
-        until(lambda: all(state_of(child.pid) == "T" for child in children), "the stops")
-        guarded.faulted(row, 3)
-        guarded.fill(row)
-        assert [child.finish() for child in children] == ["content\n"] * 3
+        _are_stopped_and_go_on(guarded)
     finally:
         guarded.__exit__()
 
