@@ -30,6 +30,7 @@ from active_restore.restore.job import Job, as_target_says, load, load_from_targ
 from active_restore.restore.layer_process import LayerProcess
 from active_restore.restore.progress import Done, Progress
 from active_restore.restore.rebuild import is_copied
+from active_restore.restore.steering import forget_pause
 from active_restore.settings.file import settings_path
 from active_restore.source.open import local_paths, open_source
 from active_restore.store.addresses import AddressBook
@@ -79,10 +80,12 @@ def resume(
     *,
     source: str | None = None,
     wait_for_source: bool = False,
+    stay_paused: bool = False,
 ) -> Done:
     """Go on with what was interrupted. ``source`` replaces the remembered one (the backup has moved).
 
-    With ``wait_for_source`` the guard stands before the source is opened, and a source that is away is waited for.
+    With ``wait_for_source`` the guard stands before the source is opened, and a source that is away is waited for. With
+    ``stay_paused`` a background that a user had paused goes on when it is told to.
     """
     started = time.monotonic()
     targets.need_root()
@@ -95,6 +98,8 @@ def resume(
         job = _find_job(name, real, stack)
         if source:
             job = job.with_source(source)
+        if not stay_paused:
+            forget_pause(job.state_dir)
         return _see_through(job, reporter, env, started, link, wait_for_source=wait_for_source)
 
 

@@ -34,6 +34,7 @@ from active_restore.restore.progress import Done, Notice, Ready, Refused, Status
 from active_restore.restore.ranges.choose import chosen
 from active_restore.restore.ranges.lane import RangeLane
 from active_restore.restore.shop import Rows, open_shop
+from active_restore.restore.steering import Steering
 from active_restore.restore.throttle.ticker import Counters, Ticker
 from active_restore.settings.file import load
 from active_restore.source.open import local_paths
@@ -76,7 +77,7 @@ class Run:
         self._predicted: PredictedLane | None = None
         self._ranges: RangeLane | None = None
         self._ticker: Ticker | None = None
-        self._limits = Limits(job.options.limit_bytes_per_s, job.options.limit_windows)
+        self._steering = Steering(job.state_dir, Limits(job.options.limit_bytes_per_s, job.options.limit_windows))
         self._threads: list[threading.Thread] = []
         self._problems = 0
         self._parted = False
@@ -228,7 +229,7 @@ class Run:
         # Of another state of the disk nobody knows what was complete.
         rows = Rows(interceptor.settled, interceptor.completed if self._certain else _none, interceptor.unfilled)
         shop, self._order = open_shop(mount, self._catalog, self._job.marker_prefix, rows, self._reporter)
-        shop.board.rate_bytes_per_s = self._limits.now()
+        self._steering.begin(shop.board, self._warn)
         return shop
 
     def _fill(self, shop: Workshop, demand: Demand, interceptor: Interceptor, lane: PredictedLane) -> None:
@@ -252,9 +253,9 @@ class Run:
         lane.follow(self._job.options.order, self._source)
         lane.start(hooks)
         ranges.start(demand.note_refused, lane.ranges)
-        with Ticker(shop.board, places, counters, self._limits, scratch) as self._ticker:
+        with Ticker(shop.board, places, counters, self._steering.limits, scratch) as self._ticker:
             # The user may have set another one while it was made.
-            self._ticker.limits = self._limits
+            self._ticker.limits = self._steering.limits
             for server in servers:
                 server.start()
             while not self._stopping.is_set() and shop.is_open and any(server.is_alive() for server in servers):
@@ -345,17 +346,19 @@ class Run:
     def pause(self) -> None:
         """Stop the background lane; demand goes on."""
         self._shop_now().board.paused = True
+        self._steering.pause(paused=True)
 
     def proceed(self) -> None:
         """Let the background lane go on."""
         self._shop_now().board.paused = False
+        self._steering.pause(paused=False)
 
     def limit(self, bytes_per_s: int, windows: Sequence[LimitWindow] = ()) -> None:
         """Limit the background lane; 0 for no limit. In its hours a window's limit holds instead."""
-        self._limits = Limits(bytes_per_s, tuple(windows))
+        self._steering.limit(Limits(bytes_per_s, tuple(windows)))
         if self._ticker is not None:
-            self._ticker.limits = self._limits
-        self._shop_now().board.rate_bytes_per_s = self._limits.now()
+            self._ticker.limits = self._steering.limits
+        self._shop_now().board.rate_bytes_per_s = self._steering.limits.now()
 
     def promote(self, paths: Sequence[bytes]) -> int:
         """Bring files forward; how many were still missing."""

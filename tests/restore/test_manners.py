@@ -72,6 +72,30 @@ def test_limits_of_a_running_restore(held_rig: Rig, ext4_target: Path, words: li
     held_rig.finish(command, ext4_target)
 
 
+def test_what_was_asked_for_outlives_the_agent(held_rig: Rig, ext4_target: Path) -> None:
+    """The service starts it again by itself; a user who does wants it to go on."""
+    (held_rig.tree / "file").write_bytes(b"content")
+
+    def asked_for() -> tuple[int, bool]:
+        with held_rig.control(ext4_target) as client:
+            status = client.status()
+            return status.limit_bytes_per_s, status.paused
+
+    command = held_rig.hold(ext4_target)
+    with held_rig.control(ext4_target) as client:
+        client.limit(2)
+        client.pause()
+    command.kill()
+    command = held_rig.start("resume", "--supervised", ext4_target)
+    command.until("ready")
+    assert asked_for() == (2, True)
+    command.kill()
+    command = held_rig.resume(ext4_target)
+    assert asked_for() == (2, False)
+    held_rig.finish(command, ext4_target)
+    held_rig.verify(ext4_target)
+
+
 @pytest.mark.parametrize("words", [["5MB/s", "8-18"], ["quick"], ["5MB/s,"]], ids=" ".join)
 def test_limits_that_are_none(rig: Rig, ext4_target: Path, words: list[str]) -> None:
     ended = rig.run("limit", *words, ext4_target)

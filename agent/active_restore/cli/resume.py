@@ -40,17 +40,17 @@ def run(arguments: argparse.Namespace) -> int:
     target = command.absolute(arguments.target)
     agent.need_own_files(target, os.environ)
     try:
-        return _go_on(arguments, target, retried=not arguments.supervised)
+        return _go_on(arguments, target, is_asked=not arguments.supervised)
     except _OnceMore:
-        return _go_on(arguments, target, retried=False)
+        return _go_on(arguments, target, is_asked=False)
 
 
 class _OnceMore(Exception):
     """The disk failed."""
 
 
-def _go_on(arguments: argparse.Namespace, target: str, *, retried: bool) -> int:
-    """Resume once.
+def _go_on(arguments: argparse.Namespace, target: str, *, is_asked: bool) -> int:
+    """Resume once; ``is_asked``: because somebody wants to, so once more if that fails.
 
     The kernel tells of a write that failed until somebody has asked: maybe of one that a dead agent left, on a disk that is
     well again. Nobody can know, so that agent ends as ever, and the next one trusts nothing that was not safe before. The
@@ -61,9 +61,11 @@ def _go_on(arguments: argparse.Namespace, target: str, *, retried: bool) -> int:
     with telling.told(arguments, target, guard_first=arguments.supervised) as (told, link):
         wait = arguments.wait_for_source
         try:
-            done = agent.resume(target, told, os.environ, link, source=arguments.source, wait_for_source=wait)
+            done = agent.resume(
+                target, told, os.environ, link, source=arguments.source, wait_for_source=wait, stay_paused=not is_asked
+            )
         except DiskFailed as error:
-            if not retried:
+            if not is_asked:
                 raise
             told.event(Notice(f"{error}: what is not safe yet is restored once more"))
             raise _OnceMore from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from active_restore.config import LimitWindow
+from active_restore.config import LimitWindow  # noqa: TC001 - msgspec asks for it
 
 _DAY_MINUTES = 24 * 60
 
