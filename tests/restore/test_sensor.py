@@ -125,13 +125,18 @@ def test_others_who_meet_us_are_counted(file: Path, tmp_path: Path) -> None:
         while not over.is_set():
             read_ourselves(file, 50)
 
+    def meet() -> int:
+        read_as_another(file, 300)
+        load = sensor.look(0, 0, 0)
+        assert load.met <= load.requests
+        return load.met
+
     ours = threading.Thread(target=read_on)
     try:
         ours.start()
         sensor.look(0, 0, 0)
-        read_as_another(file, 300)
-        load = sensor.look(0, 0, 0)
-        assert 0 < load.met <= load.requests
+        # One of us may not get a processor meanwhile.
+        wait_until(meet, "they meet")
     finally:
         over.set()
         ours.join()
