@@ -28,7 +28,7 @@ kernels: setup
 
 # Four processes: one of them waits for a virtual machine, which is ended when it hangs.
 test: kernels
-	ACTIVE_RESTORE_VM_SECONDS=$${ACTIVE_RESTORE_VM_SECONDS:-1000} \
+	ACTIVE_RESTORE_VM_SECONDS=$${ACTIVE_RESTORE_VM_SECONDS:-1500} \
 	    $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "ci or not vm"
 
 test-vm: kernels
