@@ -307,7 +307,7 @@ def test_waits_survive_keepers(begin: Callable[[str], Agent], rig: Rig, root: Pa
         if "ar-keeper" in victims:
             assert agent.until("fault")["row"] == 6
         task.held()
-        wait_until(lambda: rig.processes("ar-keeper") and rig.processes("ar-standby"), "both are there again")
+        wait_until(rig.is_guarded, "both are there again")
         os.removexattr(root / "f6", MARKER)
         agent.order("release", 6)
         assert task.output() == b"content of 6"

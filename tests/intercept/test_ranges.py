@@ -147,7 +147,7 @@ def test_whoever_comes_after_a_keeper_knows_what_was_wanted(agent: Agent, rig: R
         os.removexattr(root / "f5", MARKER)
         agent.order("release", 5)
         reader.output()
-    wait_until(lambda: rig.processes("ar-keeper") and rig.processes("ar-standby"), "both are there again")
+    wait_until(rig.is_guarded, "both are there again")
     disarm(agent, root)
 
 

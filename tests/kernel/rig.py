@@ -169,6 +169,11 @@ class Rig:
         found = ((pid, _name(pid, mark)) for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
         return [(pid, comm) for pid, comm in found if comm]
 
+    def is_guarded(self) -> bool:
+        """Whether keeper and standby are there, and both to stay: a copy of the agent that is one of them goes soon."""
+        found = {comm: pid for pid, comm in self.names() if comm in ("ar-keeper", "ar-standby")}
+        return len(found) == 2 and all("intercept.keeper" in _command_line(pid) for pid in found.values())
+
     def kill(self, name: str) -> None:
         """SIGKILL to all of a kind (``ar-keeper``, ``ar-standby``, ``restore.worker``); returns when they are gone.
 

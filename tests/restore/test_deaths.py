@@ -123,7 +123,7 @@ def test_killed_keepers_are_replaced(held_rig: Rig, ext4_target: Path, victims: 
     names = make(held_rig.tree)
     command = held_rig.hold(ext4_target)
     for round_, name in enumerate(names[:4]):
-        wait_until(lambda: held_rig.processes("ar-keeper") and held_rig.processes("ar-standby"), "keeper and standby are there")
+        wait_until(held_rig.is_guarded, "keeper and standby are there")
         for victim in victims:
             held_rig.kill(victim)
         assert read(ext4_target / name) == (held_rig.tree / name).read_bytes(), round_
@@ -161,7 +161,7 @@ def test_killed_keepers_let_nobody_through(held_rig: Rig, ext4_target: Path) -> 
         enough = partial(served, held_rig, ext4_target, before + 30)
         wait_until(partial(_either, enough, readers), "faults are served")
         held_rig.kill("ar-keeper")
-        wait_until(lambda: held_rig.processes("ar-keeper") and held_rig.processes("ar-standby"), "keepers are there again")
+        wait_until(held_rig.is_guarded, "keepers are there again")
     for reader in readers:
         with reader:
             assert reader.output() == b"right\n"
