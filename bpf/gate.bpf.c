@@ -3,7 +3,7 @@
  * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
  * the inode is open, so that a waiting task holds no kernel lock.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1).
+ * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1), FOLIO_BYTES.
  */
 #include <kernel.h>
 #include <arch.h>
@@ -78,6 +78,9 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #define ASK_AGAIN_NS 100000000ULL
 #define UNKNOWN (~0ULL)
 #define TO_THE_END (1ULL << 62)
+#ifndef FOLIO_BYTES
+#define FOLIO_BYTES (1ULL << 21)
+#endif
 #define MOUNT_ID_FROM_VFSMOUNT (__builtin_offsetof(struct mount, mnt_id) - __builtin_offsetof(struct mount, mnt_root))
 
 struct access {
@@ -754,6 +757,18 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	return 0;
 }
 
+/* A store dirties its folio as a whole, with the zeros of pages in it that are missing: they would pass for content. As
+ * whole_folios of agent/active_restore/model.py. */
+static __always_inline void widen(struct access *access)
+{
+	u64 end = access->position + access->length;
+
+	if (access->intent != INTENT_MAP || access->length == UNKNOWN || end < access->position || end > TO_THE_END)
+		return;
+	access->position -= access->position % FOLIO_BYTES;
+	access->length = (end + FOLIO_BYTES - 1) / FOLIO_BYTES * FOLIO_BYTES - access->position;
+}
+
 LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags, int ret)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
@@ -777,8 +792,10 @@ LSM_PROBE(mmap_file, struct file *file, unsigned long reqprot, unsigned long pro
 	/* Of remap_file_pages(2) only newer kernels ask here, all at mmap_addr. */
 	if (windows && growth_of(CALL_NUMBER(regs), IS_COMPAT(regs)) == GROWTH_REMAP)
 		return 0;
-	if (decode_range(&access, file, false) && windows && note_mapper(address_space(task)))
+	if (decode_range(&access, file, false) && windows && note_mapper(address_space(task))) {
+		widen(&access);
 		return hold_range(&access);
+	}
 	/* All that it may ever show: nobody sees mremap(2), which makes it longer, and remap_file_pages(2), which moves one that is
 	 * shared and writable to any place of the file. */
 	if (access.length != UNKNOWN)
@@ -839,6 +856,7 @@ LSM_PROBE(mmap_addr, unsigned long addr, int ret)
 	access.intent = (found->flags & VM_SHARED_WRITABLE) == VM_SHARED_WRITABLE ? INTENT_MAP : INTENT_READ;
 	access.hook = HOOK_GROW;
 	decode_growth(&access, found, regs, growth);
+	widen(&access);
 	if (!may_wait && is_target(access.sb) && !passes(&access)) {
 		count(COUNT_TRY_AGAIN);
 		ask(&access);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import mmap
 from typing import NamedTuple
 
 import msgspec
@@ -98,6 +99,14 @@ class Intent(enum.IntEnum):
 
 TO_THE_END = 1 << 62
 """The length of a range that ends where the file does."""
+FOLIO_BYTES = mmap.PAGESIZE * mmap.PAGESIZE // 8
+"""What the largest folio of the page cache holds (2 MiB where pages have 4 KiB): as much as a table of pages maps."""
+
+
+def whole_folios(offset: int, length: int) -> tuple[int, int]:
+    """The (offset, length) that a store into this range may make content of: its folio is dirtied as a whole."""
+    begin = offset - offset % FOLIO_BYTES
+    return begin, -(-(offset + length) // FOLIO_BYTES) * FOLIO_BYTES - begin
 
 
 class Ranged(NamedTuple):

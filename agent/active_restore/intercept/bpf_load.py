@@ -11,6 +11,7 @@ from active_restore.ebpf import growing, program
 from active_restore.errors import CapabilityMissing
 from active_restore.intercept.gates import gate_words
 from active_restore.intercept.pins import Pins, place_of
+from active_restore.model import FOLIO_BYTES
 
 if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
@@ -26,6 +27,7 @@ def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -
         "GATE_WORDS": gate_words(territory.rows),
         "RING_PAGES": ring_pages,
         "RANGES": int(by_range),
+        "FOLIO_BYTES": FOLIO_BYTES,
     }
     program.load("gate", program.header_tree(headers(territory)), path, defines)
     with contextlib.closing(Pins(path)) as loaded:

@@ -34,7 +34,7 @@ from active_restore.linux import bpffs
 from active_restore.linux.files import BTRFS_MAGIC, filesystem_magic, generation_of
 from active_restore.linux.mounts import superblock
 from active_restore.linux.process import hurry, name_thread
-from active_restore.model import TO_THE_END, Fault, Intent, Task
+from active_restore.model import TO_THE_END, Fault, Intent, Task, whole_folios
 from active_restore.placeholder import open_inode
 
 if TYPE_CHECKING:
@@ -276,8 +276,9 @@ class Windows:
         if grown.inode:
             file = files.get((grown.inode, grown.where))
             is_written = grown.flags & growth.VM_SHARED and grown.flags & growth.VM_MAYWRITE
+            shown = grown.offset, grown.length
             if file is not None:
-                yield file, Intent.MAP if is_written else Intent.READ, (grown.offset, grown.length)
+                yield file, *((Intent.MAP, whole_folios(*shown)) if is_written else (Intent.READ, shown))
             return
         try:
             with open(f"/proc/{grown.tgid}/maps", "rb") as lines:

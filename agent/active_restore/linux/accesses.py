@@ -17,7 +17,7 @@ import struct
 from typing import NamedTuple
 
 from active_restore.linux import tasks
-from active_restore.model import TO_THE_END, Intent
+from active_restore.model import TO_THE_END, Intent, whole_folios
 
 _MAP_KINDS = 0x3
 _MAP_PRIVATE = 0x2
@@ -105,7 +105,8 @@ def _of_mapping(tid: int, arguments: list[int], *, windows: bool) -> tuple[Inten
     is_read = arguments[3] & _MAP_KINDS == _MAP_PRIVATE or not _is_writable(tid, arguments[4])
     intent = Intent.READ if is_read else Intent.MAP
     if windows:
-        return intent, (arguments[5], arguments[1])
+        shown = arguments[5], arguments[1]
+        return intent, shown if is_read else whole_folios(*shown)
     return intent, (arguments[5] if is_read else 0, TO_THE_END)
 
 

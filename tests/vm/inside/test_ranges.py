@@ -186,14 +186,14 @@ def test_range_of(gate: RangeGate, disk: Path, call: str, intents: Intent | set[
 _WINDOWS = {
     "read only": ("mmap.mmap(ro, 8192, prot=mmap.PROT_READ, offset=1 << 20)", {(Intent.READ, (MIB, 8192))}),
     "private": ("mmap.mmap(fd, 8192, mmap.MAP_PRIVATE, offset=1 << 20)", {(Intent.READ, (MIB, 8192))}),
-    "shared": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", {(Intent.MAP, (MIB, 8192))}),
+    "shared": ("mmap.mmap(fd, 8192, prot=mmap.PROT_READ, offset=1 << 20)", {(Intent.MAP, (0, 2 * MIB))}),
     "grown": (
         "maps.grown(ro, 1 << 20, 20480, mmap.MAP_SHARED)",
         {(Intent.READ, (MIB, 4096)), (Intent.READ, (MIB, 20480))},
     ),
     "written and grown": (
-        "maps.grown(fd, 1 << 20, 20480, mmap.MAP_SHARED)",
-        {(Intent.MAP, (MIB, 4096)), (Intent.MAP, (MIB, 20480))},
+        "maps.grown(fd, (2 << 20) - 4096, 20480, mmap.MAP_SHARED)",
+        {(Intent.MAP, (0, 2 * MIB)), (Intent.MAP, (0, 4 * MIB))},
     ),
     "doubled": (
         "maps.doubled(ro, 1 << 20, 20480, mmap.MAP_SHARED)",
@@ -210,7 +210,7 @@ _WINDOWS = {
     ),
     "elsewhere": (
         "with maps.elsewhere(fd, 1 << 20, 7 << 20) as view: assert len(view) == 4096",
-        {(Intent.MAP, (MIB, 4096)), (Intent.MAP, (7 * MIB, 4096))},
+        {(Intent.MAP, (0, 2 * MIB)), (Intent.MAP, (6 * MIB, 2 * MIB))},
     ),
     "in place": (
         "room = libc.mmap(None, 1 << 20, 0, 0x22, -1, 0)\nlibc.munmap(room, 1 << 20)\n"
