@@ -124,7 +124,7 @@ def test_store_beside_missing_pages(rig: Rig, target: Path) -> None:
     begin_elsewhere(rig.tree)
     from_restic(rig)
     # Else the store would wait for the whole file.
-    command = by_windows(rig, target)
+    command = by_windows(rig, target, "--ranges", "*")
     edges = []
     for start in range(MIB, 23 * MIB, 3 * MIB):
         python("fd = os.open(sys.argv[1], 0)\nos.pread(fd, 1, int(sys.argv[2]))\nos.fsync(fd)", target / "file", str(start))
