@@ -92,10 +92,11 @@ def resume(
     real = os.path.realpath(target)
     name = directory_name(real)
     with contextlib.ExitStack() as stack:
-        # Until we are the agent.
-        stack.enter_context(spared())
-        stack.enter_context(only_agent(name))
-        job = _find_job(name, real, stack)
+        with spared():
+            stack.enter_context(only_agent(name))
+            job = _find_job(name, real, stack)
+        # Until we are its agent. Not by other guards: the source may lie in a tree that is half restored.
+        stack.enter_context(spared(job.restore_id))
         if source:
             job = job.with_source(source)
         if not stay_paused:

@@ -1,7 +1,8 @@
 """Processes of ours that guards of dead agents do not hold: those that read their own files in the state of a restore.
 
 A file that was made since may have the number of a placeholder that was deleted. Whoever opens it is held until an agent looks,
-and that would be the one that just begins. Not to be used by who reads files of users: a placeholder would look empty.
+and that would be the one that just begins. Not to be used by who reads files of users: a placeholder would look empty. So by
+all guards only for as long as it takes to find out which one it is about.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _KEY, _START = struct.Struct("=I"), struct.Struct("=Q")
 
 
 @contextlib.contextmanager
-def spared() -> Iterator[None]:
-    """This process, until the block ends, by all guards that are there when it begins."""
+def spared(restore_id: str = "*") -> Iterator[None]:
+    """This process, until the block ends, by the guard of this restore (or by all) that is there when it begins."""
     with contextlib.ExitStack() as stack:
         key, start = _KEY.pack(os.getpid()), _START.pack(start_ticks(os.getpid()))
-        for pin in bpffs.pins("").glob("*/map_spared"):
+        for pin in bpffs.pins("").glob(f"{restore_id}/map_spared"):
             # It may have ended meanwhile, or not be ours to look at.
             with contextlib.suppress(OSError):
                 found = stack.enter_context(contextlib.closing(Map.pinned(pin)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CONTENTS = {f"f{number}": os.urandom(500 * number).hex().encode() for number in range(1, 30)}
+
+# As an agent of another restore is that has its source here.
+_SPARED_ELSEWHERE = """
+import sys
+from active_restore.ebpf.spared import spared
+with spared("another"):
+    print(open(sys.argv[1]).read(), end="")
+"""
 
 
 @pytest.fixture
@@ -94,7 +103,7 @@ def test_from_beginning_to_end(rig: Rig, disk: Path) -> None:
     _readers(target)
     _write(target)
     command.kill()
-    late = [Child("cat", target / name) for name in ("f18", "f19")]
+    late = [Child("cat", target / "f18"), Child(sys.executable, "-c", _SPARED_ELSEWHERE, target / "f19")]
     until(lambda: all(state_of(child.pid) == "T" for child in late), "stops, once the agent's heartbeat is old")
     _hold(ours, [file for name in ("state", "run") for file in (rig.place / name).rglob("*") if file.is_file()])
     assert str(target) in rig.run("status").stdout
