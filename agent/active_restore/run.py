@@ -131,17 +131,14 @@ class Run:
         laying.begin_life()
         if moved:
             interceptor.add(self._catalog.inodes())
-        if not adopted:
             interceptor.laid()
         return interceptor
 
     def _territory(self) -> Territory:
         job = self._job
         rows = self._catalog.row_count()
-        places = str(job.run_dir), str(job.state_dir)
-        return Territory(
-            job.options.target, job.restore_id, job.marker_prefix, places[0], rows, self._policy(), state_dir=places[1]
-        )
+        where = job.options.target, job.restore_id, job.marker_prefix, str(job.run_dir)
+        return Territory(*where, rows, self._policy(), str(job.state_dir))
 
     def _policy(self) -> Policy:
         """Placeholders must be guarded, whatever somebody has written into the configuration since the restore began."""

@@ -112,7 +112,7 @@ class BpfInterceptor:
             self._open(territory, claim, path)
             undo.pop_all()
         self._pins.set_state("STATE_ABANDON", 0)
-        self._open_own()
+        self.laid()
         self._begin()
         return True
 
@@ -148,15 +148,11 @@ class BpfInterceptor:
     def add(self, inodes: Iterable[tuple[int, int]]) -> None:
         """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
         self._ranged.forget(self._gates.close_all(self._rows.add(inodes)))
-        self._open_own()
 
-    def _open_own(self) -> None:
+    def laid(self) -> None:
         """The agent's own files may have numbers of placeholders that were deleted, and nobody would tell it so but itself."""
         for inode in own_files(self._territory):
             self._gates.open(inode, Gate.ALL)
-
-    def laid(self) -> None:
-        """Nothing to do: gates are closed since ``add``."""
 
     def _live(self) -> None:
         """Beat; and while everybody who serves is busy, take in who comes, so that these are parked and do not spin."""
