@@ -68,13 +68,13 @@ class Keepers(NamedTuple):
         is_alone = watch >= 0 and _is_readable(watch, 0)
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         try:
-            inherited = [self.group, self.ledger.fd, self.listener.fileno(), ready_write, *([watch] if watch >= 0 else [])]
-            child = os.fork()
-            if not child:
-                self._become(inherited, is_alone=is_alone)
-        finally:
-            os.close(ready_write)
-        try:
+            try:
+                inherited = [self.group, self.ledger.fd, self.listener.fileno(), ready_write, *([watch] if watch >= 0 else [])]
+                child = os.fork()
+                if not child:
+                    self._become(inherited, is_alone=is_alone)
+            finally:
+                os.close(ready_write)
             word = _await(ready_read, child, -1 if is_alone else watch)
         finally:
             for fd in (ready_read, watch):
