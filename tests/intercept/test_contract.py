@@ -42,7 +42,7 @@ class Agent:
         run_dir.mkdir(exist_ok=True)
         words = [name, str(root), restore_id_of(root), str(run_dir), "100", how]
         argv = [sys.executable, "-m", "tests.intercept.agent", *words]
-        env = rig.env | {"PYTHONPATH": f"{rig.env['PYTHONPATH']}:{os.path.dirname(rig.env['PYTHONPATH'])}"}
+        env = rig.env | {"PYTHONPATH": os.pathsep.join((rig.env["PYTHONPATH"], *sys.path))}
         self.rig = rig
         self.child = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()

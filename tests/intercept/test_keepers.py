@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import signal
@@ -19,7 +18,10 @@ from active_restore.intercept.fanotify import FanotifyInterceptor
 from active_restore.linux.process import is_alive
 from active_restore.marker import MARKER, marker_value
 from active_restore.model import Gate
-from tests.kernel.tasks import Task, read
+from tests.cli.machine import ROOT
+from tests.intercept.test_contract import Agent, disarm
+from tests.kernel.rig import Rig
+from tests.kernel.tasks import Task, read, run
 from tests.kernel.waiting import DEADLINE_S, wait_until
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from active_restore.intercept.base import Territory
     from active_restore.intercept.keepers import Link
     from active_restore.model import Fault
+    from tests.kernel.disks import Disk
 
 
 def _end(pid: int) -> None:
@@ -80,80 +83,59 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
 
 
 @pytest.fixture
-def on_its_own_disk(territory: Territory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Territory]:
-    """A territory on whose file system the agent's program and log lie, too, as on a machine with one disk."""
-    place = Path(territory.root).with_name("programs")
-    place.mkdir()
+def one_disk(ext4: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+    """An agent on whose guarded file system its program, modules and log lie, too, as on a machine with one disk."""
+    place = ext4.mount / tmp_path.name
+    root = place / "root"
+    root.mkdir(parents=True)
     shutil.copy(os.path.realpath(sys.executable), place / "python")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path[1:]))
     monkeypatch.setattr(sys, "executable", str(place / "python"))
-    yield dataclasses.replace(territory, run_dir=str(place))
-    shutil.rmtree(place)
-
-
-@contextlib.contextmanager
-def _serving(territory: Territory) -> Iterator[Link]:
-    """An agent in this very process, with a standby."""
-    agent = FanotifyInterceptor()
-    agent.arm(territory)
-    agent.laid()
-    thread = threading.Thread(target=agent.serve, args=(lambda _: None,), daemon=True)
-    thread.start()
-    link, _ = agent._linked()
+    rig = Rig(place, place)
+    rig.env["PYTHONPATH"] = str(shutil.copytree(ROOT / "agent", place / "agent"))
+    agent = Agent(rig, "fanotify", root, "arm")
     try:
-        wait_until(lambda: is_alive(link.ledger.standby), "somebody stands by")
-        yield link
+        agent.until("armed")
+        agent.order("laid")
+        wait_until(rig.is_guarded, "keeper and standby are there")
+        yield agent
+        disarm(agent, root)
     finally:
-        agent.disarm()
-        thread.join(DEADLINE_S)
+        agent.kill()
+        rig.end()
+        shutil.rmtree(place)
 
 
-def _is_program(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return b"active_restore.intercept.keeper" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+def _keepers(agent: Agent) -> dict[str, int]:
+    return {comm: pid for pid, comm in agent.rig.names() if comm in ("ar-keeper", "ar-standby")}
 
 
-def _guards_again(territory: Territory, link: Link) -> None:
+def _guards_again(agent: Agent) -> None:
     """Somebody answers, and it becomes a small process again that has one like it standing by."""
-    file = os.path.join(territory.root, "file")
-    with open(file, "wb") as made:
-        made.write(b"content")
-    try:
-        wait_until(
-            lambda: read(Path(file)) == b"content" and _is_program(link.ledger.keeper) and _is_program(link.ledger.standby),
-            "a keeper and a standby that are programs",
-        )
-    finally:
-        os.unlink(file)
+    run("sh", "-c", 'echo content > "$0"', agent.rig.place / "file")
+    wait_until(agent.rig.is_guarded, "a keeper and a standby that are programs")
+    assert read(agent.rig.place / "file") == b"content\n"
 
 
-def test_all_keepers_dead(on_its_own_disk: Territory) -> None:
+def test_all_keepers_dead(one_disk: Agent) -> None:
     """No program can be started then, and no file opened: the agent makes one of itself."""
-    with _serving(on_its_own_disk) as link:
-        for _ in range(2):
-            victims = {link.ledger.keeper, link.ledger.standby}
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
-            for pid in victims:
-                _end(pid)
-            _guards_again(on_its_own_disk, link)
+    for _ in range(2):
+        victims = _keepers(one_disk).values()
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        for pid in victims:
+            _end(pid)
+        _guards_again(one_disk)
 
 
-def test_keeper_dies_while_its_standby_starts(on_its_own_disk: Territory) -> None:
+def test_keeper_dies_while_its_standby_starts(one_disk: Agent) -> None:
     """Whose program cannot be read any more then."""
-    with _serving(on_its_own_disk) as link:
-        for _ in range(2):
-            _end(link.ledger.standby)
-            wait_until(lambda: _children(link.ledger.keeper), "the next one starts")
-            _end(link.ledger.keeper)
-            _guards_again(on_its_own_disk, link)
-
-
-def _children(keeper: int) -> list[int]:
-    """Keepers that are being made by this process."""
-    names = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return [pid for name in names for pid in map(int, name.read_text().split()) if pid != keeper]
+    tasks = Path(f"/proc/{one_disk.child.pid}/task")
+    for _ in range(2):
+        victims = _keepers(one_disk)
+        _end(victims["ar-standby"])
+        wait_until(lambda: any((task / "children").read_text() for task in tasks.iterdir()), "the next one starts")
+        _end(victims["ar-keeper"])
+        _guards_again(one_disk)
 
 
 def _awaits_its_turn(pid: int) -> bool:
