@@ -23,6 +23,13 @@ enum hold { HOLD_SPIN = 0, HOLD_STOP = 1, HOLD_ONLY_STOP = 2 };
 
 enum policy { POLICY_NONE = 0, POLICY_BACKGROUND = 2, POLICY_REFUSE = 3 };
 
+/* Numbers that the loader writes into the compiled programs, which are kept and serve every target (loaded.h).
+ * TARGET: device of the file system (kernel encoding). WATCHER: thread group that is not told of. */
+enum loaded {
+	LOADED_TARGET = 0x6172000000000001,
+	LOADED_WATCHER = 0x6172000000000002,
+};
+
 /* Slots of the array "state", written by the agent.
  * HEARTBEAT: CLOCK_MONOTONIC ns of the last sign of life. GUARD: thread group that holds the fanotify guard, or 0.
  * ABANDON: errno for every access to a placeholder, or 0. HOLD: enum hold while the agent lives.

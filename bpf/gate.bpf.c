@@ -3,11 +3,12 @@
  * Holds tasks that access a placeholder: their system call unwinds and is restarted by the kernel until the gate of
  * the inode is open, so that a waiting task holds no kernel lock.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), GATE_WORDS, RING_PAGES, RANGES (0 or 1), FOLIO_BYTES.
+ * Constants of the compiler: RANGES (0 or 1), FOLIO_BYTES. The loader gives TARGET_DEV, and the maps gate and events their sizes.
  */
 #include <kernel.h>
 #include <arch.h>
 #include <events.h>
+#include <loaded.h>
 #include <presence.h>
 #include <task.h>
 
@@ -17,7 +18,7 @@
 #define MAX_RANGED 32768
 #define MAX_MAPPERS 65536
 
-BPF_F_TABLE("hash", u64, struct gate_word, gate, GATE_WORDS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", u64, struct gate_word, gate, 1, BPF_F_NO_PREALLOC);
 #if RANGES
 /* Each may be of another size, and lies in the agent's memory, too. */
 BPF_F_TABLE("array", int, u64, page_words, 1, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
@@ -41,7 +42,7 @@ BPF_F_TABLE("hash", u64, u32, cgroups, MAX_POLICIES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lru_hash", u32, u64, spared, MAX_SPARED, 0);
 BPF_ARRAY(state, u64, STATE_SLOTS);
 BPF_ARRAY(counts, u64, COUNT_SLOTS);
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_RINGBUF_OUTPUT(events, 1);
 
 #define SIGCONT 18
 #define SIGSTOP 19

@@ -3,14 +3,15 @@
  * Tells which files of one file system are opened for the first time since their inode came into memory, and by whom.
  * Nobody waits; a file that was told of costs one look at its inode from then on.
  *
- * Constants from the loader: TARGET_DEV (kernel encoding), WATCHER (thread group that is not told of), RING_PAGES.
+ * The loader gives TARGET_DEV, WATCHER, and the map touches its size.
  */
 #include <kernel.h>
 #include <events.h>
+#include <loaded.h>
 
 /* It goes with the inode, so that a reused number is told of again. */
 BPF_INODE_STORAGE(told, u32);
-BPF_RINGBUF_OUTPUT(touches, RING_PAGES);
+BPF_RINGBUF_OUTPUT(touches, 1);
 
 #define S_IFMT 0170000
 #define S_IFREG 0100000

@@ -19,6 +19,11 @@ def state_root() -> Path:
     return Path(os.environ.get("ACTIVE_RESTORE_STATE", "/var/lib/active-restore"))
 
 
+def cache_root() -> Path:
+    """Where compiled programs are kept; may be removed at any time."""
+    return Path(os.environ.get("ACTIVE_RESTORE_CACHE", "/var/cache/active-restore"))
+
+
 def run_root() -> Path:
     """Where sockets live; gone after a reboot."""
     return Path(os.environ.get("ACTIVE_RESTORE_RUN", "/run/active-restore"))

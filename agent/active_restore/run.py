@@ -246,11 +246,11 @@ class Run:
             waiting=lambda: demand.awaited + ranges.awaited,
         )
         places = [self._job.options.target, *local_paths(self._source.url)]
-        scratch = self._job.run_dir / "headers" if self._job.options.throttle == "auto" else None
+        yields = self._job.options.throttle == "auto"
         lane.follow(self._job.options.order, self._source)
         lane.start(hooks)
         ranges.start(demand.note_refused, lane.ranges)
-        with Ticker(shop.board, places, counters, self._steering.limits, scratch) as self._ticker:
+        with Ticker(shop.board, places, counters, self._steering.limits, yields=yields) as self._ticker:
             # The user may have set another one while it was made.
             self._ticker.limits = self._steering.limits
             for server in servers:

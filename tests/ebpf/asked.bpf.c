@@ -4,6 +4,7 @@
  */
 #include <kernel.h>
 #include <events.h>
+#include <loaded.h>
 #include <presence.h>
 
 struct question {
@@ -23,7 +24,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	struct question *question;
 	void *words;
 
-	if (bpf_get_current_pid_tgid() >> 32 != ASKER)
+	if (bpf_get_current_pid_tgid() >> 32 != WATCHER)
 		return 0;
 	question = questions.lookup(&zero);
 	if (!question || question->answer)

@@ -21,7 +21,7 @@ def test_layouts_are_the_compilers(tmp_path: Path) -> None:
     prints = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in declared.structs]
     for name, layout in declared.structs.items():
         prints += [f'printf("{name}.{member} %zu\\n", offsetof(struct {name}, {member}));' for member in layout.names]
-    prints += [f'printf("{name} %d\\n", {name});' for name in declared.constants]
+    prints += [f'printf("{name} %lld\\n", (long long){name});' for name in declared.constants]
     source = tmp_path / "print.c"
     source.write_text(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import random
 import shutil
 import struct
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.ebpf import abi, maps, program
-from active_restore.ebpf.btf import read_kernel
-from active_restore.ebpf.headers import write_headers
+from active_restore.ebpf.program import Loading
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.linux import bpffs
 from active_restore.presence import Presence
@@ -37,7 +35,7 @@ def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(abi, "source_dir", lambda: sources)
     place = bpffs.mount() / "active_restore_test" / f"presence{os.getpid()}"
     try:
-        program.load("asked", write_headers(read_kernel(), platform.machine(), tmp_path), place, {"ASKER": os.getpid()})
+        program.load("asked", place, Loading(numbers={"LOADED_WATCHER": os.getpid()}))
         yield place
     finally:
         program.unpin(place)

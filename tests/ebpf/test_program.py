@@ -6,9 +6,11 @@ import contextlib
 import mmap
 import os
 import platform
+import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,25 +18,28 @@ import pytest
 
 from active_restore.ebpf import abi, maps, program
 from active_restore.ebpf.btf import read_kernel
+from active_restore.ebpf.compiler import ProgramError, compile_program
 from active_restore.ebpf.headers import write_headers
-from active_restore.errors import CapabilityMissing
+from active_restore.ebpf.program import Loading
 from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GATE = {"TARGET_DEV": 1, "GATE_WORDS": 64, "RING_PAGES": 1}
-
 
 @pytest.mark.parametrize("ranges", [0, 1], ids=["whole files", "ranges"])
 def test_gate_compiles_here(tmp_path: Path, ranges: int) -> None:
     tree = write_headers(read_kernel(), platform.machine(), tmp_path)
-    program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": ranges})
+    compiled = compile_program("gate", tree, platform.machine(), {"RANGES": ranges})
+    # All look at the device first, but those that look for a thread that they know.
+    assert [function.name for function in compiled.functions if not function.numbers] == [
+        f"raw_tracepoint__sched_process_{what}" for what in ("exit", "fork")[: 1 + ranges]
+    ]
 
 
 def test_touch_compiles_here(tmp_path: Path) -> None:
     tree = write_headers(read_kernel(), platform.machine(), tmp_path)
-    program.compile_only("touch", tree, platform.machine(), {"TARGET_DEV": 1, "WATCHER": 1, "RING_PAGES": 1})
+    compile_program("touch", tree, platform.machine(), {})
 
 
 def test_compiler_errors_are_told(tmp_path: Path) -> None:
@@ -42,15 +47,15 @@ def test_compiler_errors_are_told(tmp_path: Path) -> None:
     kernel_h = tree / "include/kernel.h"
     kernel_h.write_text(kernel_h.read_text().replace("i_generation", "renamed"))
     before = Path.cwd()
-    with pytest.raises(program.ProgramError, match=r"gate\.bpf\.c cannot be compiled") as caught:
-        program.compile_only("gate", tree, platform.machine(), {**GATE, "RANGES": 0})
+    with pytest.raises(ProgramError, match=r"gate\.bpf\.c cannot be compiled") as caught:
+        compile_program("gate", tree, platform.machine(), {"RANGES": 0})
     assert "i_generation" in caught.value.hint
     assert Path.cwd() == before
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tree = write_headers(read_kernel(), platform.machine(), tmp_path)
-    program.compile_only("block", tree, platform.machine(), {})
+    compile_program("block", tree, platform.machine(), {})
     assert capfd.readouterr() == ("", "")
 
 
@@ -63,10 +68,10 @@ def test_wrong_bcc(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "bcc.py").write_text("__version__ = '1.0'")
     code = (
         "import sys\n"
-        "from active_restore.ebpf import program\n"
+        "from active_restore.ebpf import compiler\n"
         "from active_restore.errors import CapabilityMissing\n"
         f"sys.path = {path.format(str(tmp_path))}\n"
-        "try: program.find_bcc()\n"
+        "try: compiler.find_bcc()\n"
         "except CapabilityMissing as error: print(error, error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -79,7 +84,7 @@ def block_pins(tmp_path: Path) -> Iterator[Path]:
     """The block programs, loaded and pinned."""
     pins = bpffs.mount() / "active_restore_test" / str(os.getpid())
     try:
-        program.load("block", write_headers(read_kernel(), platform.machine(), tmp_path), pins, {})
+        program.load("block", pins, Loading())
         yield pins
     finally:
         program.unpin(pins)
@@ -156,9 +161,88 @@ def test_missing_pin() -> None:
         maps.Map.pinned(bpffs.mount() / "nothing")
 
 
-def test_loading_says_why_not(tmp_path: Path) -> None:
-    """A member of the gate's that this kernel's verifier refuses: reading beyond a struct of its own."""
-    tree = write_headers(read_kernel(), platform.machine(), tmp_path)
-    with pytest.raises(CapabilityMissing) as caught:
-        program.load("nothing", tree, bpffs.mount() / "active_restore_test_nothing", {})
-    assert "nothing.bpf.c" in str(caught.value)
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``bpf``, and nothing that was compiled before."""
+    found = tmp_path / "bpf"
+    shutil.copytree(abi.source_dir(), found)
+    monkeypatch.setattr(abi, "source_dir", lambda: found)
+    monkeypatch.setenv("ACTIVE_RESTORE_CACHE", str(tmp_path / "cache"))
+    return found
+
+
+def test_loading_says_why_not(sources: Path) -> None:
+    """The verifier refuses to read beyond the value of a map."""
+    (sources / "beyond.bpf.c").write_text(
+        "#include <kernel.h>\n"
+        "BPF_ARRAY(small, u64, 1);\n"
+        "RAW_TRACEPOINT_PROBE(sys_enter) { int key = 0; u64 *value = small.lookup(&key); return value ? value[1] : 0; }\n"
+    )
+    place = bpffs.mount() / "active_restore_test" / f"beyond{os.getpid()}"
+    with pytest.raises(ProgramError, match=r"beyond\.bpf\.c cannot be loaded") as caught:
+        program.load("beyond", place, Loading())
+    assert "invalid access to map value" in caught.value.hint
+    assert not list(place.parent.glob(f"{place.name}*"))
+
+
+def test_a_number_that_is_not_given(sources: Path) -> None:
+    """Nothing is loaded that would look at all file systems."""
+    with pytest.raises(ValueError, match="touch: these numbers are given"):
+        program.load("touch", bpffs.mount() / "active_restore_test_nothing", Loading(numbers={"LOADED_WATCHER": 1}))
+
+
+def _load_block(name: str) -> None:
+    with program.held("block", name, Loading()):
+        pass
+
+
+def test_second_start_needs_no_compiler(sources: Path, tmp_path: Path) -> None:
+    _load_block("first")
+    (kept,) = (tmp_path / "cache").glob("block-*.program")
+    whole = kept.read_bytes()
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        _load_block("second")
+        for damaged in (b"", whole[:-1], bytes(len(whole)), whole[:-1] + bytes([whole[-1] ^ 1])):
+            kept.write_bytes(damaged)
+            with pytest.raises(ProgramError, match="cannot be compiled"):
+                _load_block("damaged")
+    _load_block("mended")
+    assert kept.read_bytes() == whole
+
+
+def test_another_source_is_compiled(sources: Path, tmp_path: Path) -> None:
+    _load_block("first")
+    header = sources / "task.h"
+    header.write_text(header.read_text() + "\n")
+    _load_block("second")
+    assert len(list((tmp_path / "cache").glob("block-*.program"))) == 2
+
+
+@pytest.mark.parametrize("why", ["others may write", "a file in its place"])
+def test_what_others_may_have_written_is_not_loaded(sources: Path, tmp_path: Path, why: str) -> None:
+    cache = tmp_path / "cache"
+    if why == "others may write":
+        _load_block("first")
+        cache.chmod(0o777)
+    else:
+        cache.touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(ProgramError, match="cannot be compiled"):
+            _load_block("second")
+    _load_block("third")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_forgets_what_was_not_used_for_long(sources: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    old, recent = cache / "gate-old.program", cache / "gate-recent.program"
+    for path, days in ((old, 91), (recent, 89)):
+        path.touch()
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    _load_block("first")
+    assert not old.exists()
+    assert recent.exists()

@@ -99,7 +99,7 @@ def test_counts_tell_who_reads(file: Path) -> None:
 
 def test_block_programs_tell_who_reads(file: Path, tmp_path: Path) -> None:
     sensor = Sensor(loop_of(file), list)
-    sensor.watch(BlockWatch(tmp_path, "test"))
+    sensor.watch(BlockWatch("test"))
     try:
         sensor.look(0, 0, 0)
         read_ourselves(file, 300)
@@ -118,7 +118,7 @@ def test_block_programs_tell_who_reads(file: Path, tmp_path: Path) -> None:
 
 def test_others_who_meet_us_are_counted(file: Path, tmp_path: Path) -> None:
     sensor = Sensor(loop_of(file), list)
-    sensor.watch(BlockWatch(tmp_path, "test"))
+    sensor.watch(BlockWatch("test"))
     over = threading.Event()
 
     def read_on() -> None:
@@ -148,7 +148,7 @@ def test_what_a_killed_agent_left_is_swept(tmp_path: Path) -> None:
     ended.wait()
     left = bpffs.mount() / "active_restore" / f"block_throttle_{ended.pid}"
     left.mkdir(parents=True)
-    BlockWatch(tmp_path, "test").close()
+    BlockWatch("test").close()
     assert not left.exists()
 
 
@@ -161,7 +161,7 @@ def test_workers_are_ours(file: Path, tmp_path: Path) -> None:
     assert worker.stdout is not None
     sensor = Sensor(loop_of(file), lambda: [worker.pid])
     try:
-        sensor.watch(BlockWatch(tmp_path, "test"))
+        sensor.watch(BlockWatch("test"))
         sensor.look(0, 0, 0)
         worker.stdin.write("go\n")
         worker.stdin.flush()
@@ -202,7 +202,7 @@ def test_the_ticker_yields_and_comes_back(file: Path, tmp_path: Path) -> None:
     board.workers = 2
     endless = _READS.replace("for at in range(int(sys.argv[2])):", "while True:").replace("at * 4096", "0")
     counters = Counters(list, lambda: 0, lambda: 0)
-    with Ticker(board, [str(file)], counters, Limits(123), tmp_path) as ticker:
+    with Ticker(board, [str(file)], counters, Limits(123), yields=True) as ticker:
         reader = subprocess.Popen([sys.executable, "-c", endless, file])
         try:
             wait_until(lambda: ticker.status().reason == "disk", "the background yields")
@@ -221,7 +221,7 @@ def test_a_ticker_that_fails_sets_the_background_free(tmp_path: Path) -> None:
 
     board = Board.create(1)
     board.workers, board.pace_bytes_per_s, board.concurrency = 2, 1, 1
-    with Ticker(board, [], Counters(list, fail, lambda: 0), Limits(7), tmp_path) as ticker:
+    with Ticker(board, [], Counters(list, fail, lambda: 0), Limits(7), yields=True) as ticker:
         wait_until(lambda: (board.pace_bytes_per_s, board.concurrency) == (0, 2), "the background is free")
         ticker.limits = Limits(8)
         wait_until(lambda: board.rate_bytes_per_s == 8, "the limit is still kept")
@@ -229,7 +229,7 @@ def test_a_ticker_that_fails_sets_the_background_free(tmp_path: Path) -> None:
 
 def test_without_manners_only_the_limit_is_kept() -> None:
     board = Board.create(1)
-    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), None) as ticker:
+    with Ticker(board, [], Counters(list, lambda: 0, lambda: 0), Limits(5), yields=False) as ticker:
         wait_until(lambda: board.rate_bytes_per_s == 5, "the limit is kept")
         ticker.limits = Limits(6)
         wait_until(lambda: board.rate_bytes_per_s == 6, "the new limit is kept")

@@ -7,8 +7,6 @@ pointer; helpers are numbers of ``enum bpf_func_id`` (uapi/linux/bpf.h).
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -19,12 +17,10 @@ if TYPE_CHECKING:
     from active_restore.ebpf.maps import Map
 
 FP = 10
-_PROG_LOAD, _RAW_TRACEPOINT_OPEN, _BTF_LOAD = 5, 17, 18
 _TYPE_RAW_TRACEPOINT, _TYPE_TRACING = 17, 26
 FENTRY, FEXIT = 24, 25
 """Where a program is called: before a function of the kernel, behind it."""
 _PSEUDO_MAP, _PSEUDO_FUNC = 1, 4
-_LOG_BYTES = 1 << 18
 _INSTRUCTION = struct.Struct("=BBhi")
 _WIDTHS = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _OPERATIONS = {"add": 0x00, "sub": 0x10, "and": 0x50, "lsh": 0x60, "rsh": 0x70, "mov": 0xB0}
@@ -125,49 +121,21 @@ class Program:
 
         The program lives as long as it is open or pinned. Raises ``OSError``.
         """
-        types = _types()
+        # What is loaded with a callback must say where its functions begin.
+        starts = [0] if self._callback < 0 else [0, self._callback]
+        functions = b"".join(struct.pack("=II", start, 3 + number) for number, start in enumerate(starts))
+        types = maps.load_types()
         try:
-            try:
-                program = self._load(types, to, kind, function_id, 0)
-            except OSError as error:
-                if error.errno == errno.EPERM:
-                    raise
-                # Once more, for the verifier's own words: with these it takes longer.
-                program = self._load(types, to, kind, function_id, _LOG_BYTES)
+            program = maps.load_program(
+                _TYPE_TRACING if kind else _TYPE_RAW_TRACEPOINT,
+                self._packed(),
+                f"ar_{to}",
+                attach=(kind, function_id),
+                functions=(types, functions),
+            )
         finally:
             os.close(types)
         try:
-            name = ctypes.create_string_buffer(to.encode())
-            return maps.bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", 0 if kind else ctypes.addressof(name), program), to)
+            return maps.attach(program, to, is_hook=kind != 0)
         finally:
             os.close(program)
-
-    def _load(self, types: int, what: str, kind: int, function_id: int, log_bytes: int) -> int:
-        code = ctypes.create_string_buffer(self._packed())
-        licence, log = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(log_bytes + 1)
-        # What is loaded with a callback must say where its functions begin.
-        starts = [0] if self._callback < 0 else [0, self._callback]
-        functions = ctypes.create_string_buffer(b"".join(struct.pack("=II", start, 3 + n) for n, start in enumerate(starts)))
-        attributes = struct.pack(
-            "=IIQQIIQII16sIIIIQIIQII",
-            *(_TYPE_TRACING if kind else _TYPE_RAW_TRACEPOINT, len(self._code)),
-            *(ctypes.addressof(code), ctypes.addressof(licence)),
-            *(bool(log_bytes), log_bytes, ctypes.addressof(log) if log_bytes else 0, 0, 0, b"active_restore", 0, kind),
-            *(types, 8, ctypes.addressof(functions), len(starts), 0, 0, 0, function_id),
-        )
-        try:
-            return maps.bpf(_PROG_LOAD, attributes, what)
-        except OSError as error:
-            said = log.value.decode(errors="replace").strip().splitlines()
-            raise OSError(error.errno, error.strerror, f"{what}: {' / '.join(said[-3:])}") from error
-
-
-def _types() -> int:
-    """A descriptor of the smallest BTF that names two static functions."""
-    names = b"\0int\0main\0back\0"
-    types = struct.pack("=4I", 1, 1 << 24, 4, 1 << 24 | 32)
-    types += struct.pack("=3I", 0, 13 << 24, 1)
-    types += struct.pack("=6I", 5, 12 << 24, 2, 10, 12 << 24, 2)
-    data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
-    buffer = ctypes.create_string_buffer(data, len(data))
-    return maps.bpf(_BTF_LOAD, struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0), "BTF")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map, open_pin
+from active_restore.ebpf.program import Loading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 SLOTS = 96
 _LINKS = ("insert", "merge", "issue", "complete")
@@ -23,8 +23,8 @@ class BlockWatch:
     Raises ``CapabilityMissing`` where they cannot be loaded, ``OSError`` where bpffs cannot be mounted.
     """
 
-    def __init__(self, cache_dir: Path, name: str) -> None:
-        with program.held("block", name, cache_dir, {}) as pins:
+    def __init__(self, name: str) -> None:
+        with program.held("block", name, Loading()) as pins:
             self._links = [open_pin(pins / f"link_block_rq_{link}") for link in _LINKS]
             self._own = Map.pinned(pins / "map_own")
             self._devices = Map.pinned(pins / "map_devices")

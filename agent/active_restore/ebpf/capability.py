@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
 import struct
 from typing import TYPE_CHECKING
 
-from active_restore.ebpf import headers, maps, program
+from active_restore.ebpf import compiler, headers, maps
 from active_restore.ebpf.btf import Btf, BtfError, read_kernel
 from active_restore.errors import CapabilityMissing
 from active_restore.linux.security import active_modules
@@ -17,7 +16,6 @@ from active_restore.linux.security import active_modules
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PROG_LOAD = 5
 _PROG_TYPE_LSM, _ATTACH_LSM_MAC = 29, 27
 _HOOK = "bpf_lsm_file_open"
 # r0 = 0; exit
@@ -32,7 +30,7 @@ def require() -> None:
 
 def problems() -> Iterator[CapabilityMissing]:
     """Everything that keeps BPF LSM from working here, one line and one hint each; nothing where it works."""
-    for check in (check_processor, check_lsm, check_permission, check_hooks, program.find_bcc):
+    for check in (check_processor, check_lsm, check_permission, check_hooks, compiler.find_bcc):
         yield from _problem(check)
 
 
@@ -89,19 +87,7 @@ def check_hooks() -> None:
 
 
 def _load(hook_id: int) -> None:
-    instructions = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
-    licence = ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack(
-        "=IIQQIIQII16sIIIIQIIQII",
-        _PROG_TYPE_LSM,
-        len(_RETURN_ZERO) // 8,
-        ctypes.addressof(instructions),
-        ctypes.addressof(licence),
-        *(0, 0, 0, 0, 0, b"ar_probe", 0, _ATTACH_LSM_MAC),
-        *(0, 0, 0, 0, 0, 0, 0),
-        hook_id,
-    )
-    os.close(maps.bpf(_PROG_LOAD, attributes, "BPF LSM program"))
+    os.close(maps.load_program(_PROG_TYPE_LSM, _RETURN_ZERO, "ar_probe", attach=(_ATTACH_LSM_MAC, hook_id)))
 
 
 def _explain(error: OSError) -> CapabilityMissing:

@@ -99,16 +99,10 @@ def write_headers(btf: bytes, machine: str, cache_dir: Path) -> Path:
     Raises ``BtfError`` naming the struct and member that the kernel lacks, ``CapabilityMissing`` for a processor
     without a register layout.
     """
-    architecture = ARCHITECTURES.get(machine)
-    if architecture is None:
-        raise CapabilityMissing(
-            f"There is no register layout for the processor {machine}.", "The fanotify interceptor works without."
-        )
-    recipe = repr((architecture, _SHAPES, _OPTIONAL_HOOKS, _TYPES_H)).encode()
-    tree = cache_dir.resolve() / f"headers-{hashlib.sha256(recipe + btf).hexdigest()[:24]}"
+    tree = cache_dir.resolve() / f"headers-{hashlib.sha256(recipe(machine) + btf).hexdigest()[:24]}"
     if tree.is_dir():
         return tree
-    files = make_headers(Btf(btf), architecture)
+    files = make_headers(Btf(btf), _architecture(machine))
     cache_dir.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=cache_dir))
     for name, text in files.items():
@@ -123,6 +117,20 @@ def write_headers(btf: bytes, machine: str, cache_dir: Path) -> Path:
         if not tree.is_dir():
             raise
     return tree
+
+
+def recipe(machine: str) -> bytes:
+    """All that the headers are made of, but the BTF. Raises ``CapabilityMissing`` for a processor without a register layout."""
+    return repr((_architecture(machine), _SHAPES, _OPTIONAL_HOOKS, _TYPES_H)).encode()
+
+
+def _architecture(machine: str) -> Architecture:
+    found = ARCHITECTURES.get(machine)
+    if found is None:
+        raise CapabilityMissing(
+            f"There is no register layout for the processor {machine}.", "The fanotify interceptor works without."
+        )
+    return found
 
 
 def make_headers(btf: Btf, architecture: Architecture) -> dict[str, str]:

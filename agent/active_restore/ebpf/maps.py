@@ -1,4 +1,4 @@
-"""BPF objects by the bare bpf() system call: maps, pins, links. No bcc, no libbpf; see bpf(2) and uapi/linux/bpf.h."""
+"""BPF objects by the bare bpf() system call: maps, programs, pins, links. No libbpf; see bpf(2) and uapi/linux/bpf.h."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _LOOKUP, _UPDATE, _DELETE = 1, 2, 3
-_CREATE, _OBJ_PIN, _OBJ_GET, _BY_ID, _INFO = 0, 6, 7, 14, 15
+_CREATE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _BY_ID, _INFO, _RAW_TRACEPOINT_OPEN, _BTF_LOAD = 0, 5, 6, 7, 14, 15, 17, 18
 _TAKE, _LOOKUP_BATCH, _UPDATE_BATCH = 21, 24, 26
 _INFO_BYTES = 128
+_NAME_BYTES = 15
+_LOG_BYTES = 1 << 18
+_LOG_LINES = 12
 ANY, NO_EXIST = 0, 1
 
 
@@ -50,14 +53,85 @@ def create_words(count: int, name: str) -> int:
     return bpf(_CREATE, attributes, name)
 
 
-HASH, ARRAY, RING = 1, 2, 27
+HASH, ARRAY, RING, INODE_STORAGE = 1, 2, 27, 28
 NO_PREALLOC = 1
 
 
-def create(kind: int, sizes: tuple[int, int], entries: int, name: str, flags: int = 0) -> Map:
-    """A new map; ``sizes`` are those of keys and values in bytes. Raises ``OSError``."""
-    attributes = struct.pack("=7I16s", kind, *sizes, entries, flags, 0, 0, name.encode())
-    return Map(bpf(_CREATE, attributes, name), name)
+def create(kind: int, sizes: tuple[int, int], entries: int, name: str, flags: int = 0, inner: int = 0) -> Map:
+    """A new map; ``sizes`` are those of keys and values in bytes; ``inner``: a map that its elements are like.
+
+    Raises ``OSError``.
+    """
+    # The kernel wants to know that these are numbers of 32 bits (_TYPES).
+    types = load_types() if kind == INODE_STORAGE else 0
+    try:
+        attributes = struct.pack(
+            "=7I16s4I",
+            *(kind, *sizes, entries, flags, inner, 0, name.encode()[:_NAME_BYTES]),
+            *(0, types, int(types > 0), int(types > 0)),
+        )
+        return Map(bpf(_CREATE, attributes, name), name)
+    finally:
+        if types:
+            os.close(types)
+
+
+def load_types() -> int:
+    """A descriptor of the smallest BTF that has a number of 32 bits (1) and two static functions (3, 4)."""
+    names = b"\0int\0main\0back\0"
+    types = struct.pack("=4I", 1, 1 << 24, 4, 1 << 24 | 32)
+    types += struct.pack("=3I", 0, 13 << 24, 1)
+    types += struct.pack("=6I", 5, 12 << 24, 2, 10, 12 << 24, 2)
+    data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
+    buffer = ctypes.create_string_buffer(data, len(data))
+    return bpf(_BTF_LOAD, struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0), "BTF")
+
+
+def load_program(
+    kind: int,
+    code: bytes,
+    name: str,
+    licence: bytes = b"GPL",
+    attach: tuple[int, int] = (0, 0),
+    functions: tuple[int, bytes] = (0, b""),
+) -> int:
+    """A descriptor of a new program; the caller closes it.
+
+    ``attach``: how, and to which function in the kernel's BTF. ``functions``: a descriptor of BTF, and where in the code its
+    functions begin (``struct bpf_func_info``). Raises ``OSError``, with the end of the verifier's words in its file name.
+    """
+    try:
+        return _load(kind, code, name, licence, attach, functions, 0)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
+        # Once more, for the verifier's own words: with these it takes longer.
+        return _load(kind, code, name, licence, attach, functions, _LOG_BYTES)
+
+
+def _load(
+    kind: int, code: bytes, name: str, licence: bytes, attach: tuple[int, int], functions: tuple[int, bytes], log_bytes: int
+) -> int:
+    text, terms = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(licence)
+    log, starts = ctypes.create_string_buffer(log_bytes + 1), ctypes.create_string_buffer(functions[1])
+    log_at = ctypes.addressof(log) if log_bytes else 0
+    attributes = struct.pack(
+        "=IIQQIIQII16sIIIIQIIQII",
+        *(kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(terms)),
+        *(bool(log_bytes), log_bytes, log_at, 0, 0, name.encode()[:_NAME_BYTES], 0, attach[0]),
+        *(functions[0], 8, ctypes.addressof(starts), len(functions[1]) // 8, 0, 0, 0, attach[1]),
+    )
+    try:
+        return bpf(_PROG_LOAD, attributes, name)
+    except OSError as error:
+        said = log.value.decode(errors="replace").strip().splitlines()
+        raise OSError(error.errno, error.strerror, "\n".join([name, *said[-_LOG_LINES:]])) from error
+
+
+def attach(program: int, to: str, *, is_hook: bool = False) -> int:
+    """A descriptor of the link of a program to a raw tracepoint, or to the function it was loaded for. Raises ``OSError``."""
+    name = ctypes.create_string_buffer(to.encode())
+    return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", 0 if is_hook else ctypes.addressof(name), program), to)
 
 
 def open_id(number: int) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from active_restore.ebpf import abi, program
 from active_restore.ebpf.maps import Map, open_pin
+from active_restore.ebpf.program import Loading
 from active_restore.ebpf.ring import Ring
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _RING_PAGES = 256
 
@@ -32,10 +31,11 @@ class TouchWatch:
     Raises ``CapabilityMissing`` where the program cannot be loaded, ``OSError`` where bpffs cannot be mounted.
     """
 
-    def __init__(self, device: int, cache_dir: Path) -> None:
+    def __init__(self, device: int) -> None:
         number = os.major(device) << 20 | os.minor(device)
-        defines = {"TARGET_DEV": number, "WATCHER": os.getpid(), "RING_PAGES": _RING_PAGES}
-        with program.held("touch", str(number), cache_dir, defines) as pins:
+        numbers = {"LOADED_TARGET": number, "LOADED_WATCHER": os.getpid()}
+        loading = Loading(numbers=numbers, entries={"touches": _RING_PAGES * mmap.PAGESIZE})
+        with program.held("touch", str(number), loading) as pins:
             self._link = open_pin(pins / "link_file_open")
             self._told = Map.pinned(pins / "map_told")
             self._touches = Map.pinned(pins / "map_touches")

@@ -1,19 +1,22 @@
-"""Load the programs that hold tasks, for one territory: sizes of their maps, and where the headers they need are kept."""
+"""Load the programs that hold tasks, for one territory: sizes of their maps."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from pathlib import Path
+import mmap
 from typing import TYPE_CHECKING
 
 from active_restore.ebpf import growing, program
+from active_restore.ebpf.program import Loading
 from active_restore.errors import CapabilityMissing
 from active_restore.intercept.gates import gate_words
 from active_restore.intercept.pins import Pins, place_of
 from active_restore.model import FOLIO_BYTES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from active_restore.intercept.base import Territory
 
 _log = logging.getLogger(__name__)
@@ -22,14 +25,12 @@ _log = logging.getLogger(__name__)
 def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -> None:
     """Attach them and pin them in ``path``. Raises ``CapabilityMissing`` where that cannot be."""
     place = place_of(territory.root)
-    defines = {
-        "TARGET_DEV": place["STATE_DEVICE"],
-        "GATE_WORDS": gate_words(territory.rows),
-        "RING_PAGES": ring_pages,
-        "RANGES": int(by_range),
-        "FOLIO_BYTES": FOLIO_BYTES,
-    }
-    program.load("gate", program.header_tree(headers(territory)), path, defines)
+    loading = Loading(
+        defines={"RANGES": int(by_range), "FOLIO_BYTES": FOLIO_BYTES},
+        numbers={"LOADED_TARGET": place["STATE_DEVICE"]},
+        entries={"gate": gate_words(territory.rows), "events": ring_pages * mmap.PAGESIZE},
+    )
+    program.load("gate", path, loading)
     with contextlib.closing(Pins(path)) as loaded:
         for slot, value in place.items():
             loaded.set_state(slot, value)
@@ -39,8 +40,3 @@ def load(territory: Territory, path: Path, ring_pages: int, *, by_range: bool) -
                 loaded.set_state("STATE_WINDOWS", 1)
             except (CapabilityMissing, OSError) as error:
                 _log.info("mappings wait to the end of their file: %s", error)
-
-
-def headers(territory: Territory) -> Path:
-    """Where the kernel's headers for this restore lie."""
-    return Path(territory.run_dir) / "headers"

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import itertools
 import os
-import shutil
 import threading
 import time
 from collections import deque
@@ -370,7 +369,6 @@ class BpfInterceptor:
         self._claim.remove()
         self._close()
         self._rows.remove()
-        shutil.rmtree(bpf_load.headers(self._territory), ignore_errors=True)
 
     def _quiet(self) -> None:
         """End the threads that serve."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from active_restore.config import run_root
 from active_restore.ebpf import capability
 from active_restore.ebpf.touches import TouchWatch
 from active_restore.errors import CapabilityMissing, TargetError
@@ -112,7 +110,7 @@ class BpfOpens:
     def __init__(self, root: str) -> None:
         self._numbers = InodeNumbers(root)
         try:
-            self._watch = TouchWatch(os.stat(root).st_dev, Path(run_root()) / "headers")
+            self._watch = TouchWatch(os.stat(root).st_dev)
         except BaseException:
             self._numbers.close()
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.ebpf import abi, growing, program
+from active_restore.ebpf.program import Loading
 from active_restore.ebpf.ring import Ring
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates
@@ -35,14 +36,13 @@ class RangeGate:
 
     def __init__(self, root: Path, run_dir: Path) -> None:
         device = os.stat(root).st_dev
-        defines = {
-            "TARGET_DEV": os.major(device) << 20 | os.minor(device),
-            "GATE_WORDS": 1024,
-            "RING_PAGES": 1,
-            "RANGES": 1,
-        }
+        loading = Loading(
+            defines={"RANGES": 1},
+            numbers={"LOADED_TARGET": os.major(device) << 20 | os.minor(device)},
+            entries={"gate": 1024},
+        )
         pins = directory(restore_id_of(root))
-        program.load("gate", program.header_tree(run_dir), pins, defines)
+        program.load("gate", pins, loading)
         growing.load(pins)
         self._pins = Pins(pins)
         self._waiters = Waiters(self._pins.maps["waiters"], self._pins.maps["orders"])

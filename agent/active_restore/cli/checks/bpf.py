@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from active_restore.cli.checks.finding import Finding
 from active_restore.cli.checks.target import existing
 from active_restore.control.names import shown
-from active_restore.ebpf import capability, program
+from active_restore.ebpf import capability, compiler
 from active_restore.errors import CapabilityMissing
 from active_restore.linux.inode_numbers import InodeNumbers
 
@@ -35,7 +35,7 @@ _CHECKS: tuple[tuple[str, Callable[[], None], str, str], ...] = (
         "the kernel has the hooks and describes its types",
         "programs are compiled against the kernel's own types (BTF), without kernel headers",
     ),
-    ("bcc", program.find_bcc, "the BPF Compiler Collection is there", "it compiles and loads the programs"),
+    ("bcc", compiler.find_bcc, "the BPF Compiler Collection is there", "it compiles and loads the programs"),
 )
 _ELSE = "nothing: --interceptor auto takes fanotify instead"
 

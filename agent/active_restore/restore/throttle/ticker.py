@@ -19,7 +19,6 @@ from active_restore.restore.throttle.sensor import Sensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from active_restore.restore.board import Board
     from active_restore.restore.limits import Limits
@@ -45,18 +44,16 @@ class Counters(NamedTuple):
 class Ticker:
     """``with Ticker(...):`` keeps manners until the block is left.
 
-    ``places`` are paths on the disks that we use; ``scratch`` is a directory for the compiler, or ``None`` where only the limit
-    is to be kept.
+    ``places`` are paths on the disks that we use; ``yields``: whether others come first, or only the limit is to be kept.
     """
 
-    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, scratch: Path | None) -> None:
+    def __init__(self, board: Board, places: Iterable[str], counters: Counters, limits: Limits, *, yields: bool) -> None:
         self.limits = limits
         self._board = board
         self._places = tuple(places)
         self._counters = counters
-        self._scratch = scratch
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run if scratch else self._keep_hours, name="throttle")
+        self._thread = threading.Thread(target=self._run if yields else self._keep_hours, name="throttle")
         # Not waited for long in the end: its child dies with it, and what it loaded lives in our descriptors alone.
         self._loader = threading.Thread(target=self._load, name="throttle-load", daemon=True)
         self._loaded: BlockWatch | None = None
@@ -134,5 +131,4 @@ class Ticker:
         """Where it does not work, counts of the disks must do; ``doctor`` says why."""
         with contextlib.suppress(ActiveRestoreError, OSError, subprocess.SubprocessError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-            if self._scratch is not None:
-                self._loaded = BlockWatch(self._scratch, "throttle")
+            self._loaded = BlockWatch("throttle")
