@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active_restore.config import cache_root
@@ -19,7 +21,6 @@ from active_restore.ebpf.objects import Object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _SUFFIX = ".program"
 _FORGOTTEN_AFTER_S = 90 * 86400
@@ -35,7 +36,7 @@ def directory() -> Iterator[Path]:
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="active-restore-") as moment:
-        yield place.__class__(moment)
+        yield Path(moment)
 
 
 def find(place: Path, key: str) -> Object | None:
@@ -57,7 +58,7 @@ def keep(place: Path, key: str, program: Object) -> None:
     """Keep it, and forget what was not used for a long time. Nothing happens where there is no room."""
     payload = program.pack()
     with contextlib.suppress(OSError):
-        with tempfile.NamedTemporaryFile(dir=place, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=place, prefix="new-", suffix=_SUFFIX, delete=False) as file:
             try:
                 file.write(hashlib.sha256(payload).digest() + payload)
                 file.flush()
@@ -65,9 +66,13 @@ def keep(place: Path, key: str, program: Object) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
+        forgotten = time.time() - _FORGOTTEN_AFTER_S
         for path in place.glob(f"*{_SUFFIX}"):
-            if path.stat().st_mtime < time.time() - _FORGOTTEN_AFTER_S:
+            if path.stat().st_mtime < forgotten:
                 path.unlink()
+        for path in place.glob("headers-*"):
+            if path.stat().st_mtime < forgotten:
+                shutil.rmtree(path)
 
 
 def _is_ours(place: Path) -> bool:
