@@ -35,12 +35,13 @@ def test_large_files_are_filled_side_by_side(rig: Rig, target: Path) -> None:
     size = 40 * MIB
     for name in ("a", "b"):
         (rig.tree / name).write_bytes(os.urandom(size))
-    command = rig.restore(target, "--limit", "30MB/s", "--workers", "2")
+    command = rig.restore(target, "--limit", "3MB/s", "--workers", "2")
 
     def half_there() -> bool:
         return all(marked(path) and MIB < path.stat().st_blocks * 512 < size for path in (target / "a", target / "b"))
 
     wait_until(half_there, "both are being filled")
+    assert rig.run("limit", "0", target).returncode == 0
     assert command.end()[0] == 0
     rig.verify(target)
 

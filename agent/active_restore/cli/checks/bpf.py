@@ -35,7 +35,7 @@ _CHECKS: tuple[tuple[str, Callable[[], None], str, str], ...] = (
         "the kernel has the hooks and describes its types",
         "programs are compiled against the kernel's own types (BTF), without kernel headers",
     ),
-    ("bcc", compiler.find_bcc, "the BPF Compiler Collection is there", "it compiles and loads the programs"),
+    ("bcc", compiler.find_bcc, "the BPF Compiler Collection is there", "it compiles the programs"),
 )
 _ELSE = "nothing: --interceptor auto takes fanotify instead"
 
