@@ -11,7 +11,7 @@ import pytest
 
 from active_restore.predict.order import Order, Touch, encode
 from tests.kernel.tasks import Task, python, read, refused
-from tests.kernel.waiting import wait_until
+from tests.kernel.waiting import DEADLINE_S, wait_until
 from tests.source.forge import Forge, node
 from tests.store import servers
 from tests.torture import bad_server
@@ -136,7 +136,8 @@ def test_a_head_start_from_a_server_that_says_nothing(rig: Rig, remote: Remote, 
     order = rig.place / "order"
     order.write_bytes(encode(Order(0, tuple(Touch(name.encode(), "", 0) for name in remote.files))))
     badness = remote.spoil(bad_server.silent())
-    command = rig.restore(ext4_target, "--order", order, "--head-start", "0.2")
+    # Long enough that the server is asked, on any machine.
+    command = rig.restore(ext4_target, "--order", order, "--head-start", str(DEADLINE_S / 60))
     assert badness.met
     with rig.control(ext4_target) as client:
         assert client.status().lanes["predicted"].files == 0
