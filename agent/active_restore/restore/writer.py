@@ -6,6 +6,9 @@ no task gets a descriptor of an unfilled placeholder. It ends with the descripto
 Before its first write a filler leaves a sign in the nanoseconds of the access time: should the machine fail, the file system
 may keep the modification time of a write whose bytes are lost, and that time must not pass for a user's.
 
+A program that runs may not be written to (ETXTBSY, but for some kernels after 6.10). Where a dead agent had let it run, its content
+is there: then it is compared instead of written. Else it has to end first.
+
 Not guaranteed: that a user's utimensat(2) in the microseconds between a look at the times and our write is kept; the
 nanoseconds of the access time where a filler was killed.
 """
@@ -64,7 +67,7 @@ class Filling:
         self._size = 0
         self._times = (0, 0)
         self._last_mtime = 0
-        self._fresh = False
+        self._fresh = self._runs = False
         self._capability: bytes | None = None
         self._sign_ns = _sign_ns(file)
 
@@ -79,7 +82,7 @@ class Filling:
         if self._board.state[self.file.row] == State.FILLED:
             # It may be running already: nobody may open it for writing then, not even we.
             return Claim.FILLED_ALREADY
-        fd = open_inode(self._mount, self.file.handle, os.O_WRONLY)
+        fd = self._open()
         if fd is None:
             return Claim.GONE
         self._fd = fd
@@ -98,6 +101,15 @@ class Filling:
             return Claim.UNMARKED
         self._look()
         return Claim.OURS
+
+    def _open(self) -> int | None:
+        try:
+            return open_inode(self._mount, self.file.handle, os.O_WRONLY)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            self._runs = True
+            return open_inode(self._mount, self.file.handle)
 
     def _look(self) -> None:
         """Remember what writing will change. A user who changed the size with truncate(2) gets no byte beyond it."""
@@ -124,6 +136,7 @@ class Filling:
         Written again, such a page reaches the disk, but its block goes on reading as zeros (seen with 6.18).
         """
         for begin, end in list(fiemap.unwritten(self._fd)):
+            self._may_write()
             if not self._began:
                 self._sign()
             self._began = True
@@ -139,22 +152,30 @@ class Filling:
             raise
 
     def write(self, piece: Piece) -> None:
-        """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO)."""
+        """Write verified bytes. Raises ``OSError`` (ENOSPC, EDQUOT, EIO; ETXTBSY where a program runs that has others)."""
         if self.written:
             self._notice_times()
+        room = self._size - piece.offset
+        data = memoryview(piece.data)[: max(room, 0)]
+        offset = piece.offset
+        if self._runs and os.pread(self._fd, len(data), offset) == data:
+            self.written += len(piece.data)
+            return
+        self._may_write()
         if not self._began:
             self._sign()
         # Also a write that fails changes the times, and may leave a part.
         self._began = True
-        room = self._size - piece.offset
-        data = memoryview(piece.data)[: max(room, 0)]
-        offset = piece.offset
         while data:
             count = os.pwrite(self._fd, data, offset)
             data = data[count:]
             offset += count
         self.written += len(piece.data)
         self._last_mtime = os.fstat(self._fd).st_mtime_ns
+
+    def _may_write(self) -> None:
+        if self._runs:
+            raise OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
 
     def _sign(self) -> None:
         accessed = self._times[0]
@@ -189,6 +210,7 @@ class Filling:
 
     def discard(self) -> None:
         """The task truncates the file anyway: do it for it, so that no other task sees zeros in between."""
+        self._may_write()
         os.ftruncate(self._fd, 0)
         if self._capability is not None:
             os.removexattr(self._fd, SAVED_CAPABILITY)
