@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from active_restore.ebpf import abi, capability, program
 from active_restore.ebpf.ring import Ring
 from active_restore.errors import Busy, TargetError
-from active_restore.intercept import bpf_load, pins
+from active_restore.intercept import bpf_load, orphans, pins
 from active_restore.intercept.bpf_ranges import RangedInodes
 from active_restore.intercept.gates import Gates, Rows, own_files
 from active_restore.intercept.hold import Holder, rest_after
+from active_restore.intercept.orphans import Orphans
 from active_restore.intercept.policy import PolicyMaps, Treatment
 from active_restore.intercept.stopped import resume_all
 from active_restore.intercept.waits import Wait, Waiters, decode, row_of
@@ -73,6 +74,7 @@ class BpfInterceptor:
         self._hold = hold
         self._beside = beside
         self._mount: PrivateMount | None = None
+        self._orphans: Orphans | None = None
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._ending = threading.Event()
@@ -95,6 +97,7 @@ class BpfInterceptor:
             bpf_load.load(territory, path, self._ring_pages, by_range=self.by_range)
             self._open(territory, claim, path, is_new=True)
             self._rows.clear()
+            self._orphans = Orphans(territory)
             undo.pop_all()
         self._begin()
 
@@ -146,10 +149,15 @@ class BpfInterceptor:
 
     def add(self, inodes: Iterable[tuple[int, int]]) -> None:
         """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
-        self._ranged.forget(self._gates.close_all(self._rows.add(inodes)))
+        with orphans.closing():
+            closed = self._gates.close_all(self._rows.add(inodes))
+        self._ranged.forget(closed)
+        if self._orphans is not None:
+            self._orphans.let_go(closed)
 
     def laid(self) -> None:
         """The agent's own files may have numbers of placeholders that were deleted, and nobody would tell it so but itself."""
+        self._orphans = None
         for inode in own_files(self._territory):
             self._gates.open(inode, Gate.ALL)
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from active_restore.catalog import Catalog
+from active_restore.ebpf.spared import spared
 from active_restore.errors import ActiveRestoreError
 from active_restore.linux.process import collect_no_garbage, die_with_parent, name_thread
 from active_restore.model import Kind, Node, Problem
@@ -168,7 +169,12 @@ def main() -> None:
     collect_no_garbage()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    down, up = sys.stdin.buffer, sys.stdout.buffer
+    # What it makes may get the number of a placeholder of a dead agent's that was deleted; it reads no content.
+    with spared():
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _serve(down: IO[bytes], up: IO[bytes]) -> None:
     laying: _Laying | None = None
     try:
         while (frame := frames.read_frame(down)) is not None:

@@ -6,8 +6,8 @@ no task gets a descriptor of an unfilled placeholder. It ends with the descripto
 Before its first write a filler leaves a sign in the nanoseconds of the access time: should the machine fail, the file system
 may keep the modification time of a write whose bytes are lost, and that time must not pass for a user's.
 
-A program that runs may not be written to (ETXTBSY, but for some kernels after 6.10). Where a dead agent had let it run, its content
-is there: then it is compared instead of written. Else it has to end first.
+A program that runs may not be written to (ETXTBSY, but for some kernels after 6.10). Where a dead agent had let it run, its
+content is there: then it is compared instead of written. Else it has to end first.
 
 Not guaranteed: that a user's utimensat(2) in the microseconds between a look at the times and our write is kept; the
 nanoseconds of the access time where a filler was killed.

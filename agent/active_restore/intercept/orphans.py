@@ -1,0 +1,62 @@
+"""Guards of other restores whose agent is dead, on the file system where we begin to lay.
+
+They know placeholders by the number of their inode. Where such a one was deleted, or the disk was put back to an older state, a
+file that we lay may get its number, and nobody would be there to find out that it is another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from active_restore.ebpf import abi
+from active_restore.intercept.gates import Gates
+from active_restore.intercept.pins import Pins, place_of
+from active_restore.linux import bpffs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from active_restore.intercept.base import Territory
+
+
+@contextlib.contextmanager
+def closing() -> Iterator[None]:
+    """While an agent closes gates nobody else opens them: bits of others lie in the same words."""
+    with _locked(fcntl.LOCK_SH):
+        yield
+
+
+class Orphans:
+    """Those that are there now; from ``arm`` on, until all is laid."""
+
+    def __init__(self, territory: Territory) -> None:
+        self._place = place_of(territory.root)
+        self._names = [path.name for path in bpffs.pins("").glob("*") if (path / "map_gate").exists()]
+        self._names = [name for name in self._names if name != territory.restore_id]
+
+    def let_go(self, inodes: NDArray[np.uint64]) -> None:
+        """These are ours, and were made just now. An agent that lives finds that out itself, by who waits."""
+        if not self._names:
+            return
+        with _locked(fcntl.LOCK_EX):
+            for name in self._names:
+                # Another agent may be just ending it.
+                with contextlib.suppress(OSError), contextlib.closing(Pins(bpffs.pins(name))) as pins:
+                    if pins.state("STATE_AGENT") == 0 and pins.are_of(self._place):
+                        Gates(pins.maps["gate"], abi.load().structs["gate_word"]).open_all(inodes)
+
+
+@contextlib.contextmanager
+def _locked(how: int) -> Iterator[None]:
+    directory = os.open(bpffs.pins(""), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, how)
+        yield
+    finally:
+        os.close(directory)
