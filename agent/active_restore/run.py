@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
@@ -113,7 +114,8 @@ class Run:
             self._lay(laying, interceptor)
             laying.begin_life()
             return interceptor
-        if job.phase in ("lost", "forgotten"):
+        is_rebuilt = job.phase in ("lost", "forgotten")
+        if is_rebuilt:
             laying.plan_again()
             self._job = laying.job
         for problem in self._catalog.problems():
@@ -130,7 +132,7 @@ class Run:
             self._job = laying.job
         laying.begin_life()
         if moved:
-            interceptor.add(self._catalog.inodes())
+            interceptor.add(self._catalog.inodes(), verified=is_rebuilt)
             interceptor.laid()
         return interceptor
 
@@ -158,7 +160,8 @@ class Run:
         assert self._layer is not None
         interceptor.arm(self._territory())
         try:
-            laying.lay(snapshot, self._layer, interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
+            add = partial(interceptor.add, verified=True)
+            laying.lay(snapshot, self._layer, add, inode_numbers=interceptor.needs_inode_numbers)
             interceptor.laid()
         except BaseException as error:
             self._layer.close()

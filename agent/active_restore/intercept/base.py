@@ -62,8 +62,11 @@ class Interceptor(Protocol):
     def arm(self, territory: Territory) -> None:
         """Start to guard; there are no placeholders yet. Raises ``CapabilityMissing``, ``TargetError`` or ``Busy``."""
 
-    def add(self, inodes: Iterable[tuple[int, int]]) -> None:
-        """Guard these ``(row, inode number)`` pairs; called before they become visible."""
+    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
+        """Guard these ``(row, inode number)`` pairs; called before they become visible.
+
+        ``verified``: they were made just now, or seen with their markers, so none of them is another restore's.
+        """
 
     def laid(self) -> None:
         """Everything was added and is about to become visible."""

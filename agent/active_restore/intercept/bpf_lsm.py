@@ -74,7 +74,6 @@ class BpfInterceptor:
         self._hold = hold
         self._beside = beside
         self._mount: PrivateMount | None = None
-        self._orphans: Orphans | None = None
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._ending = threading.Event()
@@ -97,7 +96,6 @@ class BpfInterceptor:
             bpf_load.load(territory, path, self._ring_pages, by_range=self.by_range)
             self._open(territory, claim, path, is_new=True)
             self._rows.clear()
-            self._orphans = Orphans(territory)
             undo.pop_all()
         self._begin()
 
@@ -128,6 +126,7 @@ class BpfInterceptor:
 
     def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
+        self._orphans = Orphans(territory)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(str(Path(territory.run_dir) / "bpf.rows"))
         self._ranged = RangedInodes.pinned(path, empty=is_new)
@@ -147,17 +146,16 @@ class BpfInterceptor:
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         self._heart.start()
 
-    def add(self, inodes: Iterable[tuple[int, int]]) -> None:
+    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
         """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
         with orphans.closing():
             closed = self._gates.close_all(self._rows.add(inodes))
         self._ranged.forget(closed)
-        if self._orphans is not None:
+        if verified:
             self._orphans.let_go(closed)
 
     def laid(self) -> None:
         """The agent's own files may have numbers of placeholders that were deleted, and nobody would tell it so but itself."""
-        self._orphans = None
         for inode in own_files(self._territory):
             self._gates.open(inode, Gate.ALL)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from active_restore.ebpf import abi
 from active_restore.intercept.gates import Gates
 from active_restore.intercept.pins import Pins, place_of
+from active_restore.intercept.stopped import resume_all
+from active_restore.intercept.waits import Waiters
 from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def closing() -> Iterator[None]:
 
 
 class Orphans:
-    """Those that are there now; from ``arm`` on, until all is laid."""
+    """Those that are there when this is made."""
 
     def __init__(self, territory: Territory) -> None:
         self._place = place_of(territory.root)
@@ -41,7 +43,7 @@ class Orphans:
         self._names = [name for name in self._names if name != territory.restore_id]
 
     def let_go(self, inodes: NDArray[np.uint64]) -> None:
-        """These are ours, and were made just now. An agent that lives finds that out itself, by who waits."""
+        """These are ours for certain. An agent that lives finds that out itself, by who waits."""
         if not self._names:
             return
         with _locked(fcntl.LOCK_EX):
@@ -50,6 +52,14 @@ class Orphans:
                 with contextlib.suppress(OSError), contextlib.closing(Pins(bpffs.pins(name))) as pins:
                     if pins.state("STATE_AGENT") == 0 and pins.are_of(self._place):
                         Gates(pins.maps["gate"], abi.load().structs["gate_word"]).open_all(inodes)
+                        _rouse(pins, inodes)
+
+
+def _rouse(pins: Pins, inodes: NDArray[np.uint64]) -> None:
+    stopped = [wait for wait in Waiters(pins.maps["waiters"], pins.maps["orders"]).all() if wait.stopped]
+    if stopped:
+        ours = set(inodes.tolist())
+        resume_all({wait.tgid for wait in stopped if wait.inode in ours})
 
 
 @contextlib.contextmanager
