@@ -113,8 +113,9 @@ class Keeper:
             os._exit(1)
 
     def _is_relieved(self) -> bool:
+        """Without an agent nobody would take the place of the standby, should that be killed, too."""
         standby = self._ledger.standby
-        return standby != os.getpid() and is_alive(standby)
+        return self._agent is not None and standby != os.getpid() and is_alive(standby)
 
     def _forward(self, packet: FaultPacket) -> None:
         """Called by the guard: hand a fault to the agent, without ever waiting for it."""
