@@ -286,7 +286,7 @@ def test_rolled_back_to_when_it_was_revealed(rig: Rig, older: str) -> None:
         rig.assert_clean(disk.target)
 
 
-@pytest.mark.btrfs
+@pytest.mark.native
 @pytest.mark.parametrize("known", [True, False], ids=["", "state lost"])
 def test_snapshot_of_btrfs_in_its_place(held_rig: Rig, *, known: bool) -> None:
     """Its placeholders are copies, which cannot be filled: refused, and not taken for restored."""

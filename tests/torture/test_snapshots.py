@@ -99,7 +99,7 @@ def test_two_snapshots_at_once(held_rig: Rig) -> None:
             held_rig.verify(inside)
 
 
-@pytest.mark.btrfs
+@pytest.mark.native
 def test_snapshot_of_btrfs_is_not_finished(held_rig: Rig, disks: Callable[[str], Disk]) -> None:
     """Its placeholders cannot be told from what a user has copied: ``resume`` refuses it, also when the original is there."""
     first, *_ = make(held_rig.tree)

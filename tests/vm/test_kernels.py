@@ -45,7 +45,7 @@ _PASSED_ON = (
     "STRANGERS_SECONDS",
 )
 
-_COLLECT = ("--collect-only", "-m", "not btrfs", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.vm.report")
+_COLLECT = ("--collect-only", "-m", "not native", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.vm.report")
 
 Results = dict[tuple[str, str], dict[str, Any]]
 

@@ -95,9 +95,9 @@ class Growth:
             _load(pins)
             return cls(pins)
         except OSError as error:
-            raise CapabilityMissing(
-                f"programs on system calls cannot be loaded ({error.strerror}: {error.filename})"
-            ) from error
+            # The verifier's words are many lines; the last ones say what it is about.
+            said = " / ".join(str(error.filename).splitlines()[-3:])
+            raise CapabilityMissing(f"programs on system calls cannot be loaded ({error.strerror}: {said})") from error
 
     def guard(self, inode: int, where: int) -> None:
         """Look at mappings of this one from now on. Raises ``OSError`` where there is no room."""

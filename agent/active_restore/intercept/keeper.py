@@ -335,7 +335,7 @@ def main(arguments: list[str], *, is_stopgap: bool = False) -> None:
     """``keeper GROUP LEDGER LISTENER READY WATCH MASK PREFIX``: descriptors, event mask and marker prefix in hex.
 
     ``WATCH`` is -1 for the first keeper; the standby's is a pidfd of the keeper that it stands by for. ``is_stopgap``: a copy
-    of the agent, which goes when a standby is there.
+    of the agent, which goes when a standby is there and an agent lives.
     """
     group, ledger_fd, listener_fd, ready, watch = (lowered(int(word)) for word in arguments[:5])
     mask = int(arguments[5])

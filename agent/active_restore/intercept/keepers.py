@@ -62,7 +62,7 @@ class Keepers(NamedTuple):
 
         Returns the process id. It is not our child: own session, silent, outliving the agent. A standby for a process that is
         dead takes over at once, and is a copy of ourselves: programs cannot be started where nobody answers for their files.
-        It goes as soon as somebody stands by for it.
+        It goes as soon as somebody stands by for it and an agent lives.
         """
         watch = _watch(watch_pid) if watch_pid is not None else -1
         is_alone = watch >= 0 and _is_readable(watch, 0)
