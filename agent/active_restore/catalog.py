@@ -229,6 +229,11 @@ class Catalog:
         found: dict[int, RawFile] = {raw[0]: raw for raw in self._reader().execute(query, rows)}
         return [found[row] for row in rows if row in found]
 
+    def handle(self, row: int) -> bytes:
+        """The file handle of a row; empty where it is no placeholder."""
+        found = self.file(row)
+        return b"" if found is None else found.handle
+
     def path(self, row: int) -> bytes:
         """The path that a row had in the snapshot."""
         found = self._reader().execute("SELECT path FROM file WHERE row=?", (row,)).fetchone()

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from array import array
-from functools import partial
 from typing import TYPE_CHECKING
 
 from active_restore.catalog import Catalog, State
@@ -132,7 +131,7 @@ class Run:
             self._job = laying.job
         laying.begin_life()
         if moved:
-            interceptor.add(self._catalog.inodes(), verified=is_rebuilt)
+            interceptor.add(self._catalog.inodes(), None if is_rebuilt else self._catalog.handle)
             interceptor.laid()
         return interceptor
 
@@ -160,8 +159,7 @@ class Run:
         assert self._layer is not None
         interceptor.arm(self._territory())
         try:
-            add = partial(interceptor.add, verified=True)
-            laying.lay(snapshot, self._layer, add, inode_numbers=interceptor.needs_inode_numbers)
+            laying.lay(snapshot, self._layer, interceptor.add, inode_numbers=interceptor.needs_inode_numbers)
             interceptor.laid()
         except BaseException as error:
             self._layer.close()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from active_restore.intercept.fanotify import FanotifyInterceptor
+from active_restore.intercept.keepers import Keepers, open_log
 from active_restore.linux.process import is_alive
 from active_restore.marker import MARKER, marker_value
 from active_restore.model import Gate
@@ -80,6 +82,36 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
     assert second.keeper_pid == standby
     second.disarm()
     wait_until(lambda: not is_alive(standby), "the keeper has ended")
+
+
+def test_stopgap_stays_while_no_agent_lives(territory: Territory) -> None:
+    """Nobody would take the place of the standby, should that be killed, too."""
+    kept = _left_by_an_agent(territory)
+    dead = kept.ledger.keeper
+    for pid in (kept.ledger.standby, dead):
+        _end(pid)
+    log = open_log(territory.run_dir)
+    with socket.socket(fileno=kept.listener) as listener:
+        stopgap = Keepers(kept.group, kept.ledger, listener, territory.marker_prefix, kept.ledger.mask, log).start(dead)
+        wait_until(lambda: kept.ledger.keeper == stopgap, "a copy of ourselves has taken over")
+        before = kept.ledger.standby
+        _stand_by_for_nobody(kept, territory)
+    os.close(log)
+    os.close(kept.group)
+    wait_until(lambda: kept.ledger.standby not in (0, before), "somebody stands by for it")
+    # It looks whether it is to go before each event that it reads.
+    for name in ("first", "second"):
+        Path(territory.root, name).touch()
+        assert read(Path(territory.root, name)) == b""
+    if kept.ledger.keeper != stopgap:
+        _disarm(FanotifyInterceptor(), territory)
+        pytest.fail("it has gone")
+    agent = FanotifyInterceptor()
+    assert agent.adopt(territory)
+    wait_until(lambda: not is_alive(stopgap), "it goes when there is an agent")
+    agent.leave()
+    wait_until(lambda: kept.ledger.keeper != stopgap, "the standby has taken over")
+    _disarm(FanotifyInterceptor(), territory)
 
 
 @pytest.fixture

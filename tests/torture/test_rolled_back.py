@@ -195,21 +195,28 @@ def test_rolled_back_to_before_it_began(held_rig: Rig) -> None:
         held_rig.verify(disk.target)
 
 
-def test_rolled_back_to_an_earlier_restore(held_rig: Rig) -> None:
+@pytest.mark.parametrize("state", ["lost", "put back"])
+def test_rolled_back_to_an_earlier_restore(held_rig: Rig, state: str) -> None:
     """What lies there is another restore's, which goes on when the state of the later one is gone."""
     first, *_ = make(held_rig.tree)
+    states = held_rig.place / "state"
     with undoable(held_rig, "ext4") as disk:
         command = held_rig.hold(disk.target)
         disk.keep()
         end(held_rig, command, "all killed")
         subprocess.run(["find", disk.target, "-delete"], check=True)
-        shutil.rmtree(held_rig.place / "state")
+        states.rename(held_rig.place / "earlier")
         end(held_rig, held_rig.hold(disk.target), "all killed")
         disk.put_back()
         assert held_rig.run("resume", disk.target).returncode == _REFUSED
         assert marked(disk.target / first)
-        shutil.rmtree(held_rig.place / "state" / directory_name(str(disk.target)))
-        held_rig.finish(held_rig.resume(disk.target), disk.target)
+        shutil.rmtree(states / directory_name(str(disk.target)))
+        if state == "put back":
+            shutil.rmtree(states)
+            (held_rig.place / "earlier").rename(states)
+        again = held_rig.resume(disk.target)
+        assert read(disk.target / first) == (held_rig.tree / first).read_bytes()
+        held_rig.finish(again, disk.target)
         held_rig.verify(disk.target)
 
 

@@ -62,10 +62,11 @@ class Interceptor(Protocol):
     def arm(self, territory: Territory) -> None:
         """Start to guard; there are no placeholders yet. Raises ``CapabilityMissing``, ``TargetError`` or ``Busy``."""
 
-    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
+    def add(self, inodes: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes] | None = None) -> None:
         """Guard these ``(row, inode number)`` pairs; called before they become visible.
 
-        ``verified``: they were made just now, or seen with their markers, so none of them is another restore's.
+        ``handle_of`` gives the file handle of a row where a number may be another restore's by now: then its marker is
+        looked at. ``None``: they were made just now, or seen with their markers.
         """
 
     def laid(self) -> None:

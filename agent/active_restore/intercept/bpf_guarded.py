@@ -100,10 +100,10 @@ class GuardedBpfInterceptor:
             self._guard.disarm()
             raise
 
-    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
+    def add(self, inodes: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes] | None = None) -> None:
         """The guard goes by markers and needs no telling."""
         if self._bpf is not None:
-            self._bpf.add(inodes, verified=verified)
+            self._bpf.add(inodes, handle_of)
 
     def laid(self) -> None:
         """Both."""

@@ -126,7 +126,7 @@ class BpfInterceptor:
 
     def _open(self, territory: Territory, claim: pins.Lock, path: Path, *, is_new: bool = False) -> None:
         self._territory, self._claim, self._pins = territory, claim, pins.Pins(path)
-        self._orphans = Orphans(territory)
+        self._orphans = Orphans(territory, self._numbers)
         self._gates = Gates(self._pins.maps["gate"], abi.load().structs["gate_word"], empty=is_new)
         self._rows = Rows(str(Path(territory.run_dir) / "bpf.rows"))
         self._ranged = RangedInodes.pinned(path, empty=is_new)
@@ -146,13 +146,12 @@ class BpfInterceptor:
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         self._heart.start()
 
-    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
+    def add(self, inodes: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes] | None = None) -> None:
         """Remember the rows, then close the gates, then forget the pages that are there (after ``adopt``)."""
         with orphans.closing():
             closed = self._gates.close_all(self._rows.add(inodes))
         self._ranged.forget(closed)
-        if verified:
-            self._orphans.let_go(closed)
+        self._orphans.let_go(closed, self._rows, handle_of)
 
     def laid(self) -> None:
         """The agent's own files may have numbers of placeholders that were deleted, and nobody would tell it so but itself."""

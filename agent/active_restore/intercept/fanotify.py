@@ -102,7 +102,7 @@ class FanotifyInterceptor:
     def _mark(group: int, root: str, mask: int) -> None:
         fanotify.mark_path(group, fanotify.FAN_MARK_ADD | fanotify.FAN_MARK_FILESYSTEM, mask, root)
 
-    def add(self, inodes: Iterable[tuple[int, int]], *, verified: bool = False) -> None:
+    def add(self, inodes: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes] | None = None) -> None:
         """Nothing to do: the marker on the inode is the registration."""
 
     def laid(self) -> None:

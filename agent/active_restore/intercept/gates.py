@@ -117,6 +117,17 @@ class Gates:
             for key, bits in zip(keys.tolist(), values.tolist(), strict=True):
                 self._clear(key.to_bytes(8, "little"), ~bits, Gate.ALL)
 
+    def closed_among(self, inodes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Those of these at which somebody would wait."""
+        keys, values = _words(inodes)
+        closed: list[int] = []
+        for key, bits in zip(keys.tolist(), values.tolist(), strict=True):
+            if there := self._map.get(key.to_bytes(8, "little")):
+                word = Word(*self._layout.packed.unpack(there))
+                bits &= word.readers | word.writers | word.ranged
+                closed += [key * _WORD_BITS + bit for bit in range(_WORD_BITS) if bits >> bit & 1]
+        return np.array(closed, np.uint64)
+
     def is_closed(self, inode: int, intent: Intent) -> bool:
         """Whether who wants this would wait; of a file by range: may have to."""
         there = self._map.get((inode // _WORD_BITS).to_bytes(8, "little"))
@@ -189,6 +200,11 @@ class Rows:
         """The inode numbers of those rows that were added."""
         found = (self.inode(row) for row in rows)
         return np.fromiter((inode for inode in found if inode is not None), np.uint64)
+
+    def find(self, inodes: NDArray[np.uint64]) -> list[tuple[int, int]]:
+        """The ``(row, inode number)`` pairs of these numbers, by a look at all rows."""
+        table = np.fromfile(self._path, np.uint64)
+        return [(row, int(table[row])) for row in np.flatnonzero(np.isin(table, inodes)).tolist()]
 
     def inode(self, row: int) -> int | None:
         """The inode number of a row, ``None`` where none was added."""

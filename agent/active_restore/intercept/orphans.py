@@ -11,20 +11,23 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from active_restore.ebpf import abi
 from active_restore.intercept.gates import Gates
 from active_restore.intercept.pins import Pins, place_of
 from active_restore.intercept.stopped import resume_all
-from active_restore.intercept.waits import Waiters
+from active_restore.intercept.waits import Waiters, row_of
 from active_restore.linux import bpffs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from active_restore.intercept.base import Territory
+    from active_restore.intercept.gates import Rows
+    from active_restore.linux.inode_numbers import InodeNumbers
 
 
 @contextlib.contextmanager
@@ -37,13 +40,17 @@ def closing() -> Iterator[None]:
 class Orphans:
     """Those that are there when this is made."""
 
-    def __init__(self, territory: Territory) -> None:
+    def __init__(self, territory: Territory, numbers: InodeNumbers) -> None:
+        self._territory, self._numbers = territory, numbers
         self._place = place_of(territory.root)
         self._names = [path.name for path in bpffs.pins("").glob("*") if (path / "map_gate").exists()]
         self._names = [name for name in self._names if name != territory.restore_id]
 
-    def let_go(self, inodes: NDArray[np.uint64]) -> None:
-        """These are ours for certain. An agent that lives finds that out itself, by who waits."""
+    def let_go(self, inodes: NDArray[np.uint64], rows: Rows, handle_of: Callable[[int], bytes] | None) -> None:
+        """Open their gates for what is ours. An agent that lives finds that out itself, by who waits.
+
+        As ``Interceptor.add`` says, of which these are the numbers.
+        """
         if not self._names:
             return
         with _locked(fcntl.LOCK_EX):
@@ -51,8 +58,22 @@ class Orphans:
                 # Another agent may be just ending it.
                 with contextlib.suppress(OSError), contextlib.closing(Pins(bpffs.pins(name))) as pins:
                     if pins.state("STATE_AGENT") == 0 and pins.are_of(self._place):
-                        Gates(pins.maps["gate"], abi.load().structs["gate_word"]).open_all(inodes)
-                        _rouse(pins, inodes)
+                        gates = Gates(pins.maps["gate"], abi.load().structs["gate_word"])
+                        ours = gates.closed_among(inodes)
+                        if handle_of is not None:
+                            ours = self._seen(rows.find(ours), handle_of)
+                        gates.open_all(ours)
+                        _rouse(pins, ours)
+
+    def _seen(self, pairs: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes]) -> NDArray[np.uint64]:
+        """The numbers of those that have our marker."""
+        return np.array([inode for row, inode in pairs if self._is_ours(row, handle_of(row))], np.uint64)
+
+    def _is_ours(self, row: int, handle: bytes) -> bool:
+        # Gone, or its disk fails: whoever waits there is not let go by us.
+        with contextlib.suppress(OSError, ValueError):
+            return bool(handle) and row_of(self._numbers, handle, self._territory.marker_prefix) == row
+        return False
 
 
 def _rouse(pins: Pins, inodes: NDArray[np.uint64]) -> None:
