@@ -106,6 +106,8 @@ def test_stopgap_stays_while_no_agent_lives(territory: Territory) -> None:
     if kept.ledger.keeper != stopgap:
         _disarm(FanotifyInterceptor(), territory)
         pytest.fail("it has gone")
+    # Its command line is not a keeper's.
+    os.kill(stopgap, signal.SIGSTOP)
     agent = FanotifyInterceptor()
     assert agent.adopt(territory)
     wait_until(lambda: not is_alive(stopgap), "it goes when there is an agent")

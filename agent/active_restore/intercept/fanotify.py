@@ -138,7 +138,7 @@ class FanotifyInterceptor:
 
     def adopt(self, territory: Territory) -> bool:
         """Connect to the keeper that is left. Raises ``Busy`` where it has an agent."""
-        keepers.rouse_all(territory.marker_prefix)
+        keepers.rouse_all()
         try:
             self._link = keepers.connect(territory.run_dir)
         except NotRunning:

@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from active_restore.errors import Busy, CapabilityMissing, NotRunning
 from active_restore.intercept import keeper, wire
-from active_restore.intercept.ledger import Ledger
+from active_restore.intercept.ledger import LEDGER_NAME, Ledger
 from active_restore.linux.process import is_alive, rouse
 
 _LOG_NAME = "keeper.log"
@@ -234,13 +234,19 @@ def connect(run_dir: str) -> Link:
     return Link(sock, fds[0], fds[1], Ledger(fds[2]), int(values[0]))
 
 
-def rouse_all(marker_prefix: bytes) -> None:
-    """Let the keepers of a restore go on if somebody has stopped them: nobody could take their place."""
-    mark = marker_prefix.hex().encode()
+def rouse_all() -> None:
+    """Let keepers go on that somebody has stopped, of whichever restore: nobody could take their place.
+
+    By what they hold: a copy of an agent has that one's command line.
+    """
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark in (place / "cmdline").read_bytes().split(b"\0"):
+            if (place / "comm").read_bytes().startswith(b"ar-") and _has_ledger(place):
                 rouse(int(place.name), b"ar-")
+
+
+def _has_ledger(process: Path) -> bool:
+    return any(os.readlink(fd).startswith(f"/memfd:{LEDGER_NAME}") for fd in (process / "fd").iterdir())
 
 
 def abandon(run_dir: str, errno: int) -> None:

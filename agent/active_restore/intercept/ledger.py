@@ -20,6 +20,9 @@ from active_restore.presence import Presence, memory_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LEDGER_NAME = "active-restore-ledger"
+"""Of its memory, as links in /proc tell it."""
+
 _SETTING = 0
 _REFUSAL = 1
 _HIGHEST = 2
@@ -92,7 +95,7 @@ class Ledger:
     @classmethod
     def create(cls) -> Ledger:
         """A new, empty ledger. It is sparse: rows cost memory when they are filled."""
-        fd = os.memfd_create("active-restore-ledger", os.MFD_CLOEXEC)
+        fd = os.memfd_create(LEDGER_NAME, os.MFD_CLOEXEC)
         os.ftruncate(fd, _BITS + _MAX_BITS_BYTES)
         return cls(fd)
 
