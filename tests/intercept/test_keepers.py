@@ -85,35 +85,41 @@ def test_standby_outlives_the_agent_that_started_it(territory: Territory) -> Non
 
 
 def test_stopgap_stays_while_no_agent_lives(territory: Territory) -> None:
-    """Nobody would take the place of the standby, should that be killed, too."""
+    """Nobody would take the place of the standby, should that be killed, too. Somebody may stop it; an agent lets it go on."""
     kept = _left_by_an_agent(territory)
     dead = kept.ledger.keeper
     for pid in (kept.ledger.standby, dead):
         _end(pid)
     log = open_log(territory.run_dir)
-    with socket.socket(fileno=kept.listener) as listener:
-        stopgap = Keepers(kept.group, kept.ledger, listener, territory.marker_prefix, kept.ledger.mask, log).start(dead)
-        wait_until(lambda: kept.ledger.keeper == stopgap, "a copy of ourselves has taken over")
-        before = kept.ledger.standby
-        _stand_by_for_nobody(kept, territory)
-    os.close(log)
-    os.close(kept.group)
-    wait_until(lambda: kept.ledger.standby not in (0, before), "somebody stands by for it")
-    # It looks whether it is to go before each event that it reads.
-    for name in ("first", "second"):
-        Path(territory.root, name).touch()
-        assert read(Path(territory.root, name)) == b""
-    if kept.ledger.keeper != stopgap:
-        _disarm(FanotifyInterceptor(), territory)
-        pytest.fail("it has gone")
-    # Its command line is not a keeper's.
-    os.kill(stopgap, signal.SIGSTOP)
-    agent = FanotifyInterceptor()
-    assert agent.adopt(territory)
-    wait_until(lambda: not is_alive(stopgap), "it goes when there is an agent")
-    agent.leave()
-    wait_until(lambda: kept.ledger.keeper != stopgap, "the standby has taken over")
-    _disarm(FanotifyInterceptor(), territory)
+    with contextlib.ExitStack() as stack:
+        with socket.socket(fileno=kept.listener) as listener:
+            stopgap = Keepers(kept.group, kept.ledger, listener, territory.marker_prefix, kept.ledger.mask, log).start(dead)
+            stack.callback(_disarm, FanotifyInterceptor(), territory)
+            stack.callback(_let_go_on, stopgap)
+            wait_until(lambda: kept.ledger.keeper == stopgap, "a copy of ourselves has taken over")
+            before = kept.ledger.standby
+            _stand_by_for_nobody(kept, territory)
+        os.close(log)
+        os.close(kept.group)
+        wait_until(lambda: kept.ledger.standby not in (0, before), "somebody stands by for it")
+        # It looks whether it is to go before each event that it reads.
+        for name in ("first", "second"):
+            Path(territory.root, name).touch()
+            assert read(Path(territory.root, name)) == b""
+        assert kept.ledger.keeper == stopgap
+        # Its command line is not a keeper's.
+        os.kill(stopgap, signal.SIGSTOP)
+        wait_until(lambda: " (ar-keeper) T " in Path(f"/proc/{stopgap}/stat").read_text(), "it is stopped")
+        agent = FanotifyInterceptor()
+        assert agent.adopt(territory)
+        wait_until(lambda: not is_alive(stopgap), "it goes when there is an agent")
+        agent.leave()
+        wait_until(lambda: kept.ledger.keeper != stopgap, "the standby has taken over")
+
+
+def _let_go_on(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
