@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from active_restore.intercept.base import Territory
     from active_restore.intercept.gates import Rows
+    from active_restore.intercept.waits import Wait
     from active_restore.linux.inode_numbers import InodeNumbers
 
 
@@ -59,11 +60,15 @@ class Orphans:
                 with contextlib.suppress(OSError), contextlib.closing(Pins(bpffs.pins(name))) as pins:
                     if pins.state("STATE_AGENT") == 0 and pins.are_of(self._place):
                         gates = Gates(pins.maps["gate"], abi.load().structs["gate_word"])
-                        ours = gates.closed_among(inodes)
+                        # One of us may have been killed when it had opened a gate, and nobody been let go yet.
+                        waited_for = np.array([wait.inode for wait in _stopped(pins)], np.uint64)
+                        ours = np.union1d(gates.closed_among(inodes), np.intersect1d(inodes, waited_for))
                         if handle_of is not None:
                             ours = self._seen(rows.find(ours), handle_of)
                         gates.open_all(ours)
-                        _rouse(pins, ours)
+                        opened = set(ours.tolist())
+                        # Looked at anew: somebody may have come to the gate before it was open.
+                        resume_all({wait.tgid for wait in _stopped(pins) if wait.inode in opened})
 
     def _seen(self, pairs: Iterable[tuple[int, int]], handle_of: Callable[[int], bytes]) -> NDArray[np.uint64]:
         """The numbers of those that have our marker."""
@@ -76,11 +81,8 @@ class Orphans:
         return False
 
 
-def _rouse(pins: Pins, inodes: NDArray[np.uint64]) -> None:
-    stopped = [wait for wait in Waiters(pins.maps["waiters"], pins.maps["orders"]).all() if wait.stopped]
-    if stopped:
-        ours = set(inodes.tolist())
-        resume_all({wait.tgid for wait in stopped if wait.inode in ours})
+def _stopped(pins: Pins) -> list[Wait]:
+    return [wait for wait in Waiters(pins.maps["waiters"], pins.maps["orders"]).all() if wait.stopped]
 
 
 @contextlib.contextmanager
